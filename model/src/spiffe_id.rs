@@ -32,14 +32,10 @@ pub enum SpiffeIdError {
     #[error("a trust domain has 1 to {MAX_TRUST_DOMAIN_BYTES} bytes, this one has {0}")]
     TrustDomainLength(usize),
     /// The trust domain has a character that SPIFFE-ID §2.1 does not allow.
-    #[error(
-        "{0:?} is not allowed in a trust domain: use a-z, 0-9, `.`, `-` and `_` (no port, no user)"
-    )]
+    #[error("{0:?} is not allowed in a trust domain: use a-z, 0-9, `.`, `-` and `_` (no port, no user)")]
     TrustDomainCharacter(char),
     /// The path has a character that SPIFFE-ID §2.2 does not allow.
-    #[error(
-        "{0:?} is not allowed in a path segment of a spiffe id: use a-z, A-Z, 0-9, `.`, `-` and `_` (no escapes, no query)"
-    )]
+    #[error("{0:?} is not allowed in a path segment of a spiffe id: use a-z, A-Z, 0-9, `.`, `-` and `_` (no escapes, no query)")]
     PathCharacter(char),
     /// The path has an empty segment, or ends with a slash.
     #[error("a path segment of a spiffe id is not empty, and the path has no slash at its end")]
@@ -119,21 +115,14 @@ impl SpiffeId {
     /// # Errors
     /// When the namespace or the service account is not a single path segment of SPIFFE-ID §2.2. Names that Kubernetes accepts
     /// always are.
-    pub fn workload(
-        trust_domain: &TrustDomain,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<Self, SpiffeIdError> {
+    pub fn workload(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeIdError> {
         check_segment(namespace)?;
         check_segment(service_account)?;
         let text = format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}");
         if text.len() > MAX_ID_BYTES {
             return Err(SpiffeIdError::TooLong(text.len()));
         }
-        Ok(Self {
-            text: text.into(),
-            trust_domain: trust_domain.clone(),
-        })
+        Ok(Self { text: text.into(), trust_domain: trust_domain.clone() })
     }
 
     /// Returns the whole id.
@@ -189,10 +178,7 @@ impl FromStr for SpiffeId {
         if let Some(path) = path {
             path.split('/').try_for_each(check_segment)?;
         }
-        Ok(Self {
-            text: text.into(),
-            trust_domain,
-        })
+        Ok(Self { text: text.into(), trust_domain })
     }
 }
 
@@ -258,10 +244,7 @@ mod tests {
     fn workload_id_names_namespace_and_service_account() {
         let domain: TrustDomain = "cluster.local".parse().unwrap();
         let id = SpiffeId::workload(&domain, "shop", "reviews.v1").unwrap();
-        assert_eq!(
-            id.to_string(),
-            "spiffe://cluster.local/ns/shop/sa/reviews.v1"
-        );
+        assert_eq!(id.to_string(), "spiffe://cluster.local/ns/shop/sa/reviews.v1");
         assert_eq!(id.trust_domain(), &domain);
         assert_eq!(id.namespace(), Some("shop"));
         assert_eq!(id.service_account(), Some("reviews.v1"));
@@ -269,14 +252,9 @@ mod tests {
 
     #[test]
     fn id_of_another_form_names_no_workload() {
-        for text in [
-            "spiffe://a",
-            "spiffe://a/b",
-            "spiffe://a/ns/b",
-            "spiffe://a/ns/b/sa/c/d",
-            "spiffe://a/ns/b/so/c",
-            "spiffe://a/ns/b/sa",
-        ] {
+        for text in
+            ["spiffe://a", "spiffe://a/b", "spiffe://a/ns/b", "spiffe://a/ns/b/sa/c/d", "spiffe://a/ns/b/so/c", "spiffe://a/ns/b/sa"]
+        {
             let id: SpiffeId = text.parse().unwrap();
             assert_eq!((id.namespace(), id.service_account()), (None, None));
         }
@@ -320,30 +298,20 @@ mod tests {
     fn lengths_are_bounded_exactly() {
         let domain = "a".repeat(MAX_TRUST_DOMAIN_BYTES);
         assert!(format!("{SCHEME}{domain}/b").parse::<SpiffeId>().is_ok());
-        refuses(
-            &format!("{SCHEME}{domain}a/b"),
-            SpiffeIdError::TrustDomainLength(MAX_TRUST_DOMAIN_BYTES + 1),
-        );
+        refuses(&format!("{SCHEME}{domain}a/b"), SpiffeIdError::TrustDomainLength(MAX_TRUST_DOMAIN_BYTES + 1));
         let longest = format!("{SCHEME}a/{}", "b".repeat(MAX_ID_BYTES - SCHEME.len() - 2));
         assert_eq!(longest.len(), MAX_ID_BYTES);
         assert!(longest.parse::<SpiffeId>().is_ok());
-        refuses(
-            &format!("{longest}b"),
-            SpiffeIdError::TooLong(MAX_ID_BYTES + 1),
-        );
+        refuses(&format!("{longest}b"), SpiffeIdError::TooLong(MAX_ID_BYTES + 1));
     }
 
     #[test]
     fn workload_refuses_names_that_are_not_one_segment() {
         let domain: TrustDomain = "a".parse().unwrap();
-        for (namespace, account) in [("", "b"), ("b", ""), ("a/b", "c"), ("a", "b/c"), ("..", "a")]
-        {
+        for (namespace, account) in [("", "b"), ("b", ""), ("a/b", "c"), ("a", "b/c"), ("..", "a")] {
             assert!(SpiffeId::workload(&domain, namespace, account).is_err());
         }
-        assert_eq!(
-            SpiffeId::workload(&domain, "n", &"s".repeat(MAX_ID_BYTES)),
-            Err(SpiffeIdError::TooLong(MAX_ID_BYTES + 19))
-        );
+        assert_eq!(SpiffeId::workload(&domain, "n", &"s".repeat(MAX_ID_BYTES)), Err(SpiffeIdError::TooLong(MAX_ID_BYTES + 19)));
     }
 
     proptest! {

@@ -1,0 +1,1 @@
+//! What several test binaries share: harnesses, peers, conditions to wait for.
