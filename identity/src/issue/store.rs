@@ -1,7 +1,8 @@
 //! The authority's key and certificate as two PEM files in a directory that only its owner can use.
 //!
-//! The key file is written last: where it exists, the authority is complete. Both files appear by a rename, so that a reader
-//! and a crash see all of a file or nothing.
+//! The key file is written last: where it exists, the authority is complete. Each file is written under another name and then linked
+//! to its own, so that a reader and a crash see all of it or nothing. A link, unlike a rename, never replaces a file: of two
+//! processes that make a root in one directory, one fails instead of both going on with different roots.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -81,7 +82,7 @@ impl CertificateAuthority {
         );
         write(&certificate_path, 0o644, &certificate)?;
         write(&key_path, 0o600, &self.issuer.key().serialize_pem())?;
-        // The renames themselves must survive a power cut.
+        // The names themselves must survive a power cut.
         let directory_file = File::open(directory).map_err(at(directory))?;
         directory_file.sync_all().map_err(at(directory))
     }
@@ -136,17 +137,15 @@ fn read(path: &Path, file: File) -> Result<String, AuthorityError> {
     Ok(text)
 }
 
-/// Writes beside the path, with the mode from the first byte on, and renames.
+/// Writes beside the path, with the mode from the first byte on, and gives it its name, which must be free.
 fn write(path: &Path, mode: u32, text: &str) -> Result<(), AuthorityError> {
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.new", std::process::id()));
+    // Random, because process ids repeat between containers that share a volume.
+    temporary.push(format!(".{}.new", super::random_serial()?));
     let temporary = PathBuf::from(temporary);
-    let result = write_new(&temporary, mode, text).and_then(|()| fs::rename(&temporary, path));
-    if result.is_err() {
-        // The first error is the one to tell; what is left over is only a file that nobody reads.
-        let _ = fs::remove_file(&temporary);
-    }
-    result.map_err(at(path))
+    let linked = write_new(&temporary, mode, text).and_then(|()| fs::hard_link(&temporary, path));
+    let removed = fs::remove_file(&temporary);
+    linked.and(removed).map_err(at(path))
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {

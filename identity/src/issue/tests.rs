@@ -216,6 +216,20 @@ fn half_an_authority_is_refused_and_not_replaced() {
 }
 
 #[test]
+fn of_many_that_make_a_root_at_once_only_one_has_its_way() {
+    let scratch = Scratch::new("race");
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let make = || CertificateAuthority::load_or_create(&scratch.0, &domain(), NOW).ok();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+    });
+    let kept = CertificateAuthority::load(&scratch.0, &domain()).unwrap();
+    assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "no leftovers");
+    assert!(!made.is_empty());
+    assert!(made.iter().all(|m| m.trust_bundle() == kept.trust_bundle()));
+}
+
+#[test]
 fn key_and_certificate_must_belong_together() {
     let (a, b) = (Scratch::new("pair-a"), Scratch::new("pair-b"));
     authority().save(&a.0).unwrap();

@@ -338,6 +338,15 @@ fn resumed_session_does_not_outlive_the_certificate() {
 }
 
 #[test]
+fn tickets_have_a_bounded_life_and_carry_no_early_data() {
+    let mesh = Mesh::new();
+    let api = mesh.context(&id("api"));
+    assert_eq!(api.server().ticketer.lifetime(), tls::TICKET_SECONDS);
+    assert_eq!(api.server().max_early_data_size, 0);
+    assert!(!api.control_plane_server().ticketer.enabled());
+}
+
+#[test]
 fn session_of_one_identity_is_never_used_for_another() {
     let mesh = Mesh::new();
     let (web, api) = (mesh.context(&id("web")), mesh.context(&id("api")));
