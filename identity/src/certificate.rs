@@ -231,6 +231,15 @@ mod tests {
     }
 
     #[test]
+    fn chain_ends_with_its_first_certificate_to_expire() {
+        let der = |life| issued(Duration::from_secs(life)).chain()[0].to_vec();
+        let chain = Certificate::from_der([der(600), der(50)]).unwrap();
+        assert_eq!(chain.not_after(), NOW + 50);
+        let chain = Certificate::from_der([der(50), der(600)]).unwrap();
+        assert_eq!(chain.not_after(), NOW + 50);
+    }
+
+    #[test]
     fn exactly_one_spiffe_uri_is_accepted() {
         use CertificateError as E;
         assert!(parsed(&["spiffe://td/a"], |_| ()).is_ok());

@@ -388,6 +388,17 @@ fn open_connection_survives_the_exchange_of_its_context() {
 }
 
 #[test]
+fn connection_to_one_identity_proves_no_other() {
+    let mesh = Mesh::new();
+    let (web, api) = (mesh.context(&id("web")), mesh.context(&id("api")));
+    let pair = mesh_pair(&web, &api, &id("api")).unwrap();
+    assert_eq!(
+        VerifiedPeer::from_server(&pair.client, &id("admin"), unix_now()),
+        Err(PeerError::Verify(VerifyError::WrongIdentity { expected: id("admin"), presented: id("api") }))
+    );
+}
+
+#[test]
 fn nothing_is_proven_before_the_handshake_ends() {
     let mesh = Mesh::new();
     let (web, api) = (mesh.context(&id("web")), mesh.context(&id("api")));
