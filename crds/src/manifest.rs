@@ -13,7 +13,7 @@ mod suggest;
 mod tree;
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::{HashMap, HashSet, hash_map},
     path::Path,
     sync::Arc,
 };
@@ -295,16 +295,16 @@ fn identify(node: &Node) -> Option<ObjectId> {
 /// Decodes and checks one object. Without errors in `findings` there is one.
 fn read_object(info: &KindInfo, node: &Node, findings: &mut Vec<Finding>) -> Option<Object> {
     check_names(info, node, findings);
-    let decoded = (info.decode)(node, findings);
+    let mut decoding = Vec::new();
+    let decoded = (info.decode)(node, &mut decoding);
+    add_news(findings, decoding);
     if let (Some(limits), Some(spec)) = (info.limits, node.field("spec")) {
         let mut broken = Vec::new();
         limits.check(spec, node.position("spec"), "spec", &mut broken);
-        // One error a field: what has the wrong type also breaks limits.
-        broken.retain(|limit| !findings.iter().any(|found| found.level == Level::Error && found.field_path == limit.field_path));
-        findings.append(&mut broken);
+        add_news(findings, broken);
     }
     let mut object = decoded?;
-    findings.extend(kinds::rules(&object).into_iter().map(|mistake| Finding {
+    findings.extend(object.mistakes().into_iter().map(|mistake| Finding {
         level: Level::Error,
         at: node.position(&mistake.field_path),
         field_path: mistake.field_path.into_owned(),
@@ -321,6 +321,12 @@ fn read_object(info: &KindInfo, node: &Node, findings: &mut Vec<Finding>) -> Opt
     }
     object.clear_status();
     Some(object)
+}
+
+/// Adds what is found at fields without an error so far: what has the wrong type also breaks limits.
+fn add_news(findings: &mut Vec<Finding>, more: Vec<Finding>) {
+    let old: HashSet<String> = findings.iter().filter(|found| found.level == Level::Error).map(|found| found.field_path.clone()).collect();
+    findings.extend(more.into_iter().filter(|found| !old.contains(&found.field_path)));
 }
 
 /// The rules for names, which Kubernetes has its API server check (RFC 1123).

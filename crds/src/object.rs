@@ -12,8 +12,9 @@ use k8s_openapi::{
 use serde::Serialize;
 
 use crate::{
-    gateway::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute},
-    heddle::{AuthenticationPolicy, LocalWorkload, MeshConfig, TrafficPolicy},
+    gateway::{self, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute},
+    heddle::{self, AuthenticationPolicy, LocalWorkload, MeshConfig, TrafficPolicy},
+    mistake::Mistake,
 };
 
 /// An object of one of the kinds that Heddle reads. Boxed, because their sizes differ by kilobytes.
@@ -117,6 +118,33 @@ impl Object {
     pub fn id(&self) -> ObjectId {
         let meta = self.meta();
         ObjectId { kind: self.kind().to_owned(), namespace: meta.namespace.clone(), name: meta.name.clone().unwrap_or_default() }
+    }
+
+    /// What breaks the rules between fields that an API server would check (CEL), or that the schema cannot say.
+    ///
+    /// Objects from [`crate::manifest`] have passed; those of a cluster have, as far as its definitions know the rules.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        match self {
+            Self::HttpRoute(route) => gateway::http_route(&route.spec),
+            Self::GrpcRoute(route) => gateway::grpc_route(&route.spec),
+            Self::TcpRoute(route) => {
+                gateway::stream_route(&route.spec.parent_refs, route.spec.rules.iter().map(|rule| rule.backend_refs.as_slice()))
+            }
+            Self::TlsRoute(route) => {
+                gateway::stream_route(&route.spec.parent_refs, route.spec.rules.iter().map(|rule| rule.backend_refs.as_slice()))
+            }
+            Self::TrafficPolicy(policy) => heddle::traffic_policy(&policy.spec),
+            Self::AuthenticationPolicy(policy) => heddle::authentication_policy(&policy.spec),
+            Self::MeshConfig(config) => heddle::mesh_config(config.metadata.name.as_deref().unwrap_or_default(), &config.spec),
+            Self::LocalWorkload(workload) => heddle::local_workload(&workload.spec),
+            Self::Namespace(_)
+            | Self::Service(_)
+            | Self::ServiceAccount(_)
+            | Self::Pod(_)
+            | Self::EndpointSlice(_)
+            | Self::ReferenceGrant(_) => Vec::new(),
+        }
     }
 
     /// Forgets the status of the kinds whose status a control plane writes: in a file it is an old copy.

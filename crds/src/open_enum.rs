@@ -108,6 +108,9 @@ pub(crate) fn text<'de, D: de::Deserializer<'de>>(
 
 #[cfg(test)]
 mod tests {
+    // The macro declares public types, and a test has no public.
+    #![expect(unreachable_pub, reason = "the macro is for public types")]
+
     open_enum! {
         /// An example.
         pub enum Colour {

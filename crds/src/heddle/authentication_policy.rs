@@ -1,5 +1,7 @@
 //! AuthenticationPolicy: whether a workload accepts connections from outside the mesh.
 
+#![expect(clippy::duplicated_attributes, reason = "columns of kube's derive repeat their types")]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -100,7 +100,7 @@ pub enum MtlsMode {
 }
 
 /// Traces.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Tracing {
     /// Where spans are sent, by OTLP over gRPC, such as `http://127.0.0.1:4317`. Unset: nowhere; trace headers are
@@ -112,6 +112,12 @@ pub struct Tracing {
     #[serde(default = "one_percent")]
     #[schemars(range(min = 0.0, max = 100.0))]
     pub sampling_percent: f64,
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sampling_percent: one_percent() }
+    }
 }
 
 /// The access log.

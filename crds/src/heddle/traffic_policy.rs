@@ -1,5 +1,7 @@
 //! TrafficPolicy: how the mesh sends requests to a Service.
 
+#![expect(clippy::duplicated_attributes, reason = "columns of kube's derive repeat their types")]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -88,8 +88,8 @@ impl Notes {
 #[derive(Clone, Copy)]
 enum Path<'p> {
     Root,
-    Field(&'p Path<'p>, &'p str),
-    Item(&'p Path<'p>, usize),
+    Field(&'p Self, &'p str),
+    Item(&'p Self, usize),
 }
 
 impl fmt::Display for Path<'_> {

@@ -151,9 +151,8 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
 }
 
 fn sentence(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "does not exist".to_owned(),
-        io::ErrorKind::PermissionDenied => "may not be read: permission denied".to_owned(),
-        _ => format!("cannot be read: {error}"),
+    if error.kind() == io::ErrorKind::NotFound {
+        return "does not exist".to_owned();
     }
+    format!("cannot be read: {error}")
 }

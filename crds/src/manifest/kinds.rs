@@ -11,7 +11,6 @@ use super::{
 use crate::{
     gateway::{self, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec},
     heddle::{self, AuthenticationPolicySpec, LocalWorkloadSpec, MeshConfigSpec, TrafficPolicySpec},
-    mistake::Mistake,
     object::Object,
 };
 
@@ -179,27 +178,3 @@ static KINDS: &[KindInfo] = &[
     KindInfo { namespaced: false, ..heddle_kind("MeshConfig", &MESH_CONFIG, read_as!(MeshConfig)) },
     KindInfo { label_names: true, ..heddle_kind("LocalWorkload", &LOCAL_WORKLOAD, read_as!(LocalWorkload)) },
 ];
-
-/// The rules between fields of an object, which its schema cannot say.
-pub(super) fn rules(object: &Object) -> Vec<Mistake> {
-    match object {
-        Object::HttpRoute(route) => gateway::http_route(&route.spec),
-        Object::GrpcRoute(route) => gateway::grpc_route(&route.spec),
-        Object::TcpRoute(route) => {
-            gateway::stream_route(&route.spec.parent_refs, route.spec.rules.iter().map(|rule| rule.backend_refs.as_slice()))
-        }
-        Object::TlsRoute(route) => {
-            gateway::stream_route(&route.spec.parent_refs, route.spec.rules.iter().map(|rule| rule.backend_refs.as_slice()))
-        }
-        Object::TrafficPolicy(policy) => heddle::traffic_policy(&policy.spec),
-        Object::AuthenticationPolicy(policy) => heddle::authentication_policy(&policy.spec),
-        Object::MeshConfig(config) => heddle::mesh_config(config.metadata.name.as_deref().unwrap_or_default(), &config.spec),
-        Object::LocalWorkload(workload) => heddle::local_workload(&workload.spec),
-        Object::Namespace(_)
-        | Object::Service(_)
-        | Object::ServiceAccount(_)
-        | Object::Pod(_)
-        | Object::EndpointSlice(_)
-        | Object::ReferenceGrant(_) => Vec::new(),
-    }
-}

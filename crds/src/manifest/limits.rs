@@ -44,7 +44,9 @@ impl Limits {
     fn add(&mut self, schema: &Json, patterns: &mut HashMap<String, Regex>) {
         let number = |key: &str| schema.get(key).and_then(Json::as_f64);
         let count = |key: &str| schema.get(key).and_then(Json::as_u64).and_then(|count| usize::try_from(count).ok());
-        self.title = schema.get("title").and_then(Json::as_str).map(str::to_owned).or(self.title.take());
+        if let Some(title) = schema.get("title").and_then(Json::as_str) {
+            self.title = Some(title.to_owned());
+        }
         self.minimum = number("minimum").or(self.minimum);
         self.maximum = number("maximum").or(self.maximum);
         self.min_length = count("minLength").or(self.min_length);

@@ -262,15 +262,13 @@ impl<'a> Builder<'a> {
         let mut root = None;
         while let Some(next) = self.parser.next_event() {
             let (event, span) = next.map_err(|error| self.syntax(&error))?;
-            match event {
-                Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => {}
-                event => {
-                    let node = self.node(event, span)?;
-                    if root.replace(node).is_some() {
-                        // The parser refuses this itself; kept so that nothing can be lost silently.
-                        return Err(self.error(span, "a second document without a --- line before it"));
-                    }
-                }
+            if matches!(event, Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd) {
+                continue;
+            }
+            let node = self.node(event, span)?;
+            if root.replace(node).is_some() {
+                // The parser refuses this itself; kept so that nothing can be lost silently.
+                return Err(self.error(span, "a second document without a --- line before it"));
             }
         }
         Ok(root.filter(|node| !node.is_null()))
@@ -286,13 +284,16 @@ impl<'a> Builder<'a> {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the parser's enumeration is open")]
     fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, SyntaxError> {
         let at = self.place(span);
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.charge(span, 1, text.len())?;
                 let plain = style == ScalarStyle::Plain && !tag.as_deref().is_some_and(is_string_tag);
-                (Value::Scalar(Scalar { text: text.into_owned(), plain }), anchor)
+                // The parser writes "~" where nothing is written.
+                let text = if plain && span.is_empty() { String::new() } else { text.into_owned() };
+                (Value::Scalar(Scalar { text, plain }), anchor)
             }
             Event::SequenceStart(_, anchor, _) => {
                 self.charge(span, 1, 0)?;
