@@ -1,2 +1,93 @@
-//! todo
-fn main() {}
+//! The command `heddle`: one binary that is every part of the mesh; which part, its first argument says.
+
+mod command_line;
+mod console;
+mod exposition;
+mod fetch;
+mod histogram;
+mod launch;
+mod orphan;
+mod status;
+mod table;
+mod text;
+mod traffic;
+mod up;
+
+use clap::{CommandFactory, Parser};
+use command_line::{Command, CommandLine, Output, Version};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+// Measured in ARCHITECTURE.md: the sidecar's allocations are most of what an allocator does here.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The command line cannot be used (EX_USAGE of sysexits.h).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    match CommandLine::try_parse() {
+        Ok(CommandLine { command }) => run(command),
+        Err(error) => {
+            let status = if error.use_stderr() { USAGE } else { 0 };
+            // Nowhere to print to changes nothing about the status.
+            let _unprintable = error.print();
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Up(options) => up::up(&options),
+        Command::Version(Version { output }) => version(output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "heddle", &mut script);
+            print(&script)
+        }
+        Command::ControlPlane(args) => {
+            orphan::end_with_parent();
+            heddle_control_plane::execute(&args)
+        }
+        Command::Sidecar => {
+            orphan::end_with_parent();
+            ExitCode::FAILURE
+        }
+        Command::Example { args } => example(args),
+        Command::Launch(args) => launch::run(args),
+    }
+}
+
+fn version(output: Output) -> ExitCode {
+    let version = env!("CARGO_PKG_VERSION");
+    match output {
+        Output::Text => print(format!("heddle {version}\n").as_bytes()),
+        Output::Json => print(format!("{}\n", serde_json::json!({ "version": version })).as_bytes()),
+    }
+}
+
+fn example(args: Vec<String>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("heddle example: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(heddle_example_apps::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Prints; a reader that has enough, as `head` does, is no failure.
+fn print(bytes: &[u8]) -> ExitCode {
+    match io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
+}
