@@ -44,8 +44,10 @@ pub(crate) struct Settings {
     pub(crate) short: u64,
     /// Requests of the long phase.
     pub(crate) long: u64,
-    /// Connections, each with one stream.
+    /// Connections.
     pub(crate) connections: usize,
+    /// Streams on each gRPC connection; HTTP/1.1 has one.
+    pub(crate) streams: usize,
     /// Samples of each figure.
     pub(crate) repetitions: usize,
     /// The core of client and server.
@@ -57,8 +59,9 @@ pub(crate) fn run(bed: &Bed, settings: &Settings, report: &mut Report, progress:
     ensure!(settings.long > settings.short, "the long phase must be longer than the short one");
     find_program("valgrind").context("valgrind is not here: install the package valgrind")?;
     for protocol in &settings.protocols {
-        let title = "user-space instructions per request, by callgrind".to_owned();
-        report.scenario(name(*protocol)?, title);
+        let (connections, streams) = (settings.connections, settings.streams);
+        let title = format!("user-space instructions per request, by callgrind; {connections} connections x {streams} streams");
+        report.table(name(*protocol)?, title, &[BOTH, CLIENT, SERVER]);
     }
     for repetition in 1..=settings.repetitions {
         for protocol in &settings.protocols {
@@ -104,6 +107,7 @@ fn count(bed: &Bed, settings: &Settings, subject: Subject, protocol: Protocol) -
     let counts = vec![settings.warm, settings.short, settings.long];
     let mut spec = pair.spec(bed, protocol, Work::Phases { counts });
     spec.connections = settings.connections;
+    spec.streams = settings.streams;
     let mut load = Reporter::load(&spec, settings.load_cpu, &bed.folder.join("load.log"))?;
     let mut dumps = Vec::new();
     for number in 1..=3 {

@@ -168,6 +168,9 @@ struct InstructionArguments {
     /// Connections, each with one request at a time.
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// Streams on each gRPC connection, each with one request at a time.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
 }
 
 fn main() -> ExitCode {
@@ -211,6 +214,7 @@ fn measure(arguments: &RunArguments) -> Result<()> {
         connect_clients: arguments.connect_clients,
         idle_connections: arguments.idle_connections,
         body: common.body,
+        descriptors: process::raise_descriptors()?,
         load_cpu: load_cpu(common),
     };
     with_bed(common, |bed, report| {
@@ -229,6 +233,7 @@ fn count(arguments: &InstructionArguments) -> Result<()> {
         short: arguments.short,
         long: arguments.long,
         connections: arguments.connections,
+        streams: arguments.streams,
         repetitions: common.repetitions,
         load_cpu: load_cpu(common),
     };

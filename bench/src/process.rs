@@ -197,6 +197,30 @@ pub(crate) fn wait<T>(limit: Duration, mut condition: impl FnMut() -> Result<T>)
     }
 }
 
+/// Raises this process's limit of descriptors as far as it may go; its children inherit it. Gives the limit.
+pub(crate) fn raise_descriptors() -> Result<u64> {
+    let (soft, hard) = descriptors()?;
+    if soft < hard {
+        let own = std::process::id();
+        // prlimit (util-linux) does from outside what std has no safe function for.
+        let raised = Command::new("prlimit").args([format!("--pid={own}"), format!("--nofile={hard}:{hard}")]).status();
+        raised.context("cannot start prlimit (package util-linux)")?;
+    }
+    Ok(descriptors()?.0)
+}
+
+/// Reads the soft and the hard limit of descriptors.
+fn descriptors() -> Result<(u64, u64)> {
+    let limits = fs::read_to_string("/proc/self/limits").context("cannot read /proc/self/limits")?;
+    parse_descriptors(&limits).context("/proc/self/limits has no open files")
+}
+
+fn parse_descriptors(limits: &str) -> Option<(u64, u64)> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let mut fields = line.split_ascii_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
 /// Finds a program in the folders of `PATH` and those of system administration.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -214,6 +238,17 @@ mod tests {
     fn free_ports_differ() {
         let [a, b, c] = free_ports::<3>().unwrap();
         assert!(a != b && b != c && a != c);
+    }
+
+    #[test]
+    fn reads_limits_of_descriptors() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max processes             96264                96264                processes \n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(parse_descriptors(limits), Some((1024, 524_288)));
+        assert_eq!(parse_descriptors("Max processes 1 1 processes\n"), None);
+        let (soft, hard) = descriptors().unwrap();
+        assert!(soft <= hard);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// Bytes that one direction of one connection may hold.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 64 * 1024;
 
 /// Most connections at once, two descriptors each.
 const CONNECTIONS_MAX: usize = 16_384;

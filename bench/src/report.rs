@@ -27,8 +27,6 @@ pub(crate) struct Row {
     median: f64,
     /// Median over that of the base; none without a base.
     ratio: Option<f64>,
-    #[serde(skip)]
-    column: Column,
 }
 
 /// Something that a reader must know before believing a figure.
@@ -51,24 +49,25 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     notes: Vec<Note>,
     #[serde(skip)]
-    scenarios: Vec<(&'static str, String)>,
+    tables: Vec<Table>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Column {
-    title: &'static str,
-    digits: usize,
+#[derive(Debug)]
+struct Table {
+    scenario: &'static str,
+    title: String,
+    columns: &'static [Figure],
 }
 
 impl Report {
     /// Makes an empty report. `base` is the subject that all ratios are against.
     pub(crate) fn new(machine: Vec<(String, String)>, base: Option<Subject>) -> Self {
-        Self { command: std::env::args().collect(), machine, base, rows: Vec::new(), notes: Vec::new(), scenarios: Vec::new() }
+        Self { command: std::env::args().collect(), machine, base, rows: Vec::new(), notes: Vec::new(), tables: Vec::new() }
     }
 
-    /// Announces a scenario: its table is printed in this place, under `title`.
-    pub(crate) fn scenario(&mut self, name: &'static str, title: String) {
-        self.scenarios.push((name, title));
+    /// Announces a scenario: its table is printed in this place, under `title`, with `columns` in their order.
+    pub(crate) fn table(&mut self, scenario: &'static str, title: String, columns: &'static [Figure]) {
+        self.tables.push(Table { scenario, title, columns });
     }
 
     /// Adds one sample.
@@ -78,15 +77,7 @@ impl Report {
             row.samples.push(value);
             return;
         }
-        self.rows.push(Row {
-            scenario,
-            subject,
-            figure: figure.name,
-            samples: vec![value],
-            median: value,
-            ratio: None,
-            column: Column { title: figure.title, digits: figure.digits },
-        });
+        self.rows.push(Row { scenario, subject, figure: figure.name, samples: vec![value], median: value, ratio: None });
     }
 
     /// Adds a warning, once.
@@ -116,45 +107,43 @@ impl Report {
         for (name, value) in &self.machine {
             line(&mut text, &format!("{name}: {value}"));
         }
-        for (scenario, title) in &self.scenarios {
+        for table in &self.tables {
             line(&mut text, "");
-            line(&mut text, &format!("{scenario}: {title}"));
-            self.table(&mut text, scenario);
-            for note in self.notes.iter().filter(|note| note.scenario == *scenario) {
+            line(&mut text, &format!("{}: {}", table.scenario, table.title));
+            align(&mut text, &self.cells(table));
+            for note in self.notes.iter().filter(|note| note.scenario == table.scenario) {
                 line(&mut text, &format!("  ! {}: {}", note.subject.name(), note.what));
             }
         }
         text
     }
 
-    fn table(&self, text: &mut String, scenario: &str) {
-        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.scenario == scenario).collect();
-        let mut columns: Vec<Column> = Vec::new();
+    /// Lays out one table: a head, and a line for each subject in the order of their first samples.
+    fn cells(&self, table: &Table) -> Vec<Vec<String>> {
+        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.scenario == table.scenario).collect();
         let mut subjects: Vec<Subject> = Vec::new();
         for row in &rows {
-            if !columns.contains(&row.column) {
-                columns.push(row.column);
-            }
             if !subjects.contains(&row.subject) {
                 subjects.push(row.subject);
             }
         }
         let mut lines = vec![vec![String::new()]];
-        lines[0].extend(columns.iter().map(|column| column.title.to_owned()));
+        lines[0].extend(table.columns.iter().map(|column| column.title.to_owned()));
         for subject in subjects {
             let mut cells = vec![subject.name().to_owned()];
-            for column in &columns {
-                let row = rows.iter().find(|row| row.subject == subject && row.column == *column);
-                cells.push(row.map_or_else(|| "–".to_owned(), |row| cell(row)));
+            for column in table.columns {
+                let mut rows = rows.iter();
+                let row = rows.find(|row| row.subject == subject && row.figure == column.name);
+                cells.push(row.map_or_else(|| "–".to_owned(), |row| cell(row, column.digits)));
             }
             lines.push(cells);
         }
-        align(text, &lines);
+        lines
     }
 }
 
-fn cell(row: &Row) -> String {
-    let value = grouped(row.median, row.column.digits);
+fn cell(row: &Row, digits: usize) -> String {
+    let value = grouped(row.median, digits);
     match row.ratio {
         Some(ratio) => format!("{value} ({ratio:.2}×)"),
         None => value,
@@ -210,7 +199,7 @@ mod tests {
 
     fn report() -> Report {
         let mut report = Report::new(Vec::new(), Some(Subject::Envoy));
-        report.scenario("http1", "a title".to_owned());
+        report.table("http1", "a title".to_owned(), &[RPS]);
         for value in [1000.0, 3000.0, 2000.0] {
             report.sample("http1", Subject::Envoy, RPS, value);
             report.sample("http1", Subject::Heddle, RPS, 3.0 * value);

@@ -46,6 +46,15 @@ impl Scenario {
         }
     }
 
+    fn columns(self) -> &'static [Figure] {
+        match self {
+            Self::Http1 | Self::Grpc => &[RPS, CPU, BUSY, CPU_FIXED, ADDED_P50, P50, P99, P999],
+            Self::Connect => &[RPS, CPU, BUSY],
+            Self::Tcp => &[MIB, CPU_MIB, BUSY],
+            Self::Idle => &[RSS, GROWTH, GROWTH_EACH],
+        }
+    }
+
     fn title(self, settings: &Settings) -> String {
         let Settings {
             rate,
@@ -102,9 +111,14 @@ pub(crate) struct Settings {
     pub(crate) idle_connections: usize,
     /// Bytes of answers.
     pub(crate) body: usize,
+    /// Descriptors that one process may have.
+    pub(crate) descriptors: u64,
     /// The core of client and server.
     pub(crate) load_cpu: Option<u32>,
 }
+
+/// Descriptors that a process needs besides those of idle connections: libraries, logs, 64 connections being opened.
+const DESCRIPTORS_SPARE: u64 = 256;
 
 const RPS: Figure = figure("requests_per_second", "requests/s", 0);
 const CPU: Figure = figure("proxy_cpu_us_per_request", "CPU us/request", 1);
@@ -127,14 +141,15 @@ const fn figure(name: &'static str, title: &'static str, digits: usize) -> Figur
 /// Measures everything; what cannot be measured becomes a note. `progress` is told what is being done.
 pub(crate) fn run(bed: &Bed, settings: &Settings, report: &mut Report, progress: &dyn Fn(&str)) {
     for scenario in &settings.scenarios {
-        report.scenario(scenario.name(), scenario.title(settings));
+        report.table(scenario.name(), scenario.title(settings), scenario.columns());
     }
     for repetition in 1..=settings.repetitions {
         for scenario in &settings.scenarios {
             // Added latency is against the direct one of the same repetition.
             let mut direct_p50 = None;
-            for subject in &settings.subjects {
-                if let Some(why) = bed.tools.missing(*subject, scenario.protocol()) {
+            for subject in &order(&settings.subjects, repetition) {
+                let tool = bed.tools.missing(*subject, scenario.protocol());
+                if let Some(why) = tool.or_else(|| no_room(settings, *scenario, *subject)) {
                     report.note(scenario.name(), *subject, why);
                     continue;
                 }
@@ -149,6 +164,29 @@ pub(crate) fn run(bed: &Bed, settings: &Settings, report: &mut Report, progress:
         }
     }
     report.finish();
+}
+
+/// Orders the subjects of one repetition: each time another one is the first, so that none always follows the same one.
+///
+/// `direct` stays in front, because the added latency of the others is against it.
+fn order(subjects: &[Subject], repetition: usize) -> Vec<Subject> {
+    let (mut order, mut others): (Vec<_>, Vec<_>) = subjects.iter().partition(|subject| **subject == Subject::Direct);
+    let by = (repetition - 1) % others.len().max(1);
+    others.rotate_left(by);
+    order.append(&mut others);
+    order
+}
+
+/// Says why there are too few descriptors for a subject in a scenario, if so.
+///
+/// A proxy that shares its connections to the next hop needs one descriptor for each idle client; the relay needs two.
+fn no_room(settings: &Settings, scenario: Scenario, subject: Subject) -> Option<String> {
+    let each = if subject == Subject::Relay { 2 } else { 1 };
+    let wanted = each * settings.idle_connections as u64 + DESCRIPTORS_SPARE;
+    let limit = settings.descriptors;
+    (scenario == Scenario::Idle && wanted > limit).then(|| {
+        format!("not measured: it needs {wanted} descriptors and may have {limit}; raise `ulimit -Hn`, or lower --idle-connections")
+    })
 }
 
 /// One subject in one scenario, once.
@@ -292,4 +330,19 @@ fn percent(cpu: Duration, seconds: f64) -> f64 {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_rotates_behind_direct() {
+        use Subject::{Direct, Envoy, Heddle, Relay};
+        let subjects = [Relay, Heddle, Direct, Envoy];
+        assert_eq!(order(&subjects, 1), [Direct, Relay, Heddle, Envoy]);
+        assert_eq!(order(&subjects, 2), [Direct, Heddle, Envoy, Relay]);
+        assert_eq!(order(&subjects, 4), order(&subjects, 1));
+        assert_eq!(order(&[Direct], 3), [Direct]);
+    }
 }

@@ -12,6 +12,9 @@ use crate::client::Protocol;
 use crate::process::{Argv, Process, argv, free_ports, wait};
 use crate::procfs;
 
+/// How often `heddle up` reads the sidecars' metrics: as often as a Prometheus does by its own defaults.
+const METRICS_INTERVAL: &str = "1m";
+
 /// Starts control plane and both sidecars, and finds the sidecars among the children.
 pub(super) fn start(bed: &Bed, protocol: Protocol, origin: SocketAddr, instrument: Option<&Argv>, limit: Duration) -> Result<Pair> {
     let heddle = bed.tools.heddle.clone().context("the program heddle is not here")?;
@@ -28,7 +31,9 @@ pub(super) fn start(bed: &Bed, protocol: Protocol, origin: SocketAddr, instrumen
         sidecar.iter().all(|part| !part.contains(char::is_whitespace)),
         "no part of the sidecar's command may have a space in it: {sidecar:?}"
     );
-    let mut command = argv([heddle, "up".into(), folder]);
+    let state = bed.folder.join(format!("heddle-{}-state", listen.port()));
+    let mut command = argv([heddle, "up".into(), folder, "--state".into(), state]);
+    command.extend(argv(["--workers", "1", "--no-table", "--verbose", "--interval", METRICS_INTERVAL]));
     command.extend(argv(["--sidecar-command".to_owned(), sidecar.join(" ")]));
     let log = bed.folder.join(format!("heddle-{}.log", listen.port()));
     let mut process = Process::start(&command, bed.proxy_cpu, &log, false)?;
