@@ -1,0 +1,139 @@
+//! The admin endpoints, for probes, Prometheus and people: `/live`, `/ready`, `/metrics`, `/status`.
+
+use crate::ca::Chain;
+use crate::metrics::Metrics;
+use crate::serve::{SidecarStatus, Sidecars, View};
+use crate::status::ObjectStatus;
+use crate::watch::Problem;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// Most connections: probes, a scraper, and people.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// How long a connection may stay open; a scraper opens a new one.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The content of `/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusPage {
+    /// The revision of the snapshot.
+    pub revision: u64,
+    /// Everything that cannot be used.
+    pub problems: Vec<Problem>,
+    /// The statuses of all objects.
+    pub objects: Vec<ObjectStatus>,
+    /// The sidecars, those that have gone included for a while.
+    pub sidecars: Vec<SidecarStatus>,
+}
+
+/// What the endpoints tell about.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    served: Arc<OnceLock<Served>>,
+}
+
+/// What there is to tell once the control plane serves.
+#[derive(Debug)]
+struct Served {
+    views: watch::Receiver<Arc<View>>,
+    sidecars: Arc<Sidecars>,
+}
+
+impl Admin {
+    /// Alive and not ready.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, served: Arc::default() }
+    }
+
+    /// From now on ready: the first snapshot is there, and sidecars can connect.
+    pub fn ready(&self, views: watch::Receiver<Arc<View>>, sidecars: Arc<Sidecars>) {
+        // Called once; a second call would change nothing.
+        let _ = self.served.set(Served { views, sidecars });
+    }
+
+    /// Serves one connection until it ends. When cancelled, the connection is cut.
+    pub async fn connection(self, stream: TcpStream) {
+        let service = hyper::service::service_fn(move |request| {
+            let answer = self.answer(&request);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        match tokio::time::timeout(LONGEST, connection).await {
+            Ok(Err(error)) => tracing::debug!(error = %Chain(&error), "admin connection ended"),
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+        }
+        match (request.uri().path(), self.served.get()) {
+            ("/live", _) => text(StatusCode::OK, "live\n"),
+            ("/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
+            ("/metrics", served) => self.metrics_page(served),
+            ("/status", Some(served)) => served.status_page(),
+            ("/ready" | "/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the first snapshot is not there yet\n"),
+            _ => text(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /status\n"),
+        }
+    }
+
+    fn metrics_page(&self, served: Option<&Served>) -> Response<Full<Bytes>> {
+        if let Some(Served { views, sidecars: _ }) = served {
+            let age = views.borrow().published().elapsed().as_secs();
+            self.metrics.snapshot_age.set(i64::try_from(age).unwrap_or(i64::MAX));
+        }
+        match self.metrics.text() {
+            Ok(page) => typed(StatusCode::OK, "text/plain; version=0.0.4", page),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        }
+    }
+}
+
+impl Served {
+    fn status_page(&self) -> Response<Full<Bytes>> {
+        let Self { views, sidecars } = self;
+        let view = views.borrow().clone();
+        let page = StatusPage {
+            revision: view.snapshot().revision(),
+            problems: view.report().problems.clone(),
+            objects: view.statuses().to_vec(),
+            sidecars: sidecars.report(),
+        };
+        match serde_json::to_vec(&page) {
+            Ok(page) => typed(StatusCode::OK, "application/json", page),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
