@@ -1,0 +1,522 @@
+//! The environment turned into a [`Config`], with all mistakes told at once; nothing else in the sidecar reads the environment.
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `HEDDLE_NAMESPACE` | the workload's namespace | required |
+//! | `HEDDLE_WORKLOAD` | the workload instance: a pod's name | required |
+//! | `HEDDLE_SERVICE_ACCOUNT` | its service account | `default` |
+//! | `HEDDLE_TRUST_DOMAIN` | the mesh's trust domain | `cluster.local` |
+//! | `HEDDLE_CONTROL_PLANE` | `host:port` of the control plane | required |
+//! | `HEDDLE_TOKEN_FILE` | file with the token that proves the workload's identity | required |
+//! | `HEDDLE_TRUST_ROOTS_FILE` | PEM file with the roots that the control plane is verified against at first | required |
+//! | `HEDDLE_ADMIN` | loopback address of `/metrics`, `/ready` and the rest | `127.0.0.1:15020` |
+//! | `HEDDLE_WORKERS` | worker threads | the cores, at most 2 |
+//! | `HEDDLE_INBOUND` | `listen=application#port`, by commas; `port` is the one that policies name | none |
+//! | `HEDDLE_OUTBOUND` | `listen=host:port`, by commas; `host:port` as the application would call it | none |
+//! | `HEDDLE_INBOUND_INTERCEPT` | listener for redirected inbound connections | none |
+//! | `HEDDLE_OUTBOUND_INTERCEPT` | listener for redirected outbound connections | none |
+//! | `HEDDLE_HEADER_LIMIT` | bytes of one header or trailer section, on every leg | 98304 |
+//! | `HEDDLE_DRAIN_SECONDS` | how long connections may take to end | 30 |
+//! | `HEDDLE_LAME_DUCK_SECONDS` | how long to accept still after the end was announced | 2 |
+//! | `HEDDLE_LOG` | filter of `tracing`, such as `info,heddle_sidecar=debug` | `info` |
+//! | `HEDDLE_LOG_FORMAT` | `text` or `json` | `text` |
+//!
+//! Secrets come in files only: an environment is shown by too many tools.
+
+use heddle_model::spiffe_id::{SpiffeId, TrustDomain};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Headers in bytes, by default: what the largest of the usual servers take (Jetty and Node are at 8 to 64 KiB), and a token or two.
+const HEADER_LIMIT_DEFAULT: usize = 96 * 1024;
+/// Less than 8 KiB would refuse what every server takes.
+const HEADER_LIMIT_MIN: usize = 8 * 1024;
+/// More is memory that any client may claim per connection.
+const HEADER_LIMIT_MAX: usize = 1024 * 1024;
+/// More workers than cores gain nothing, and each has pools of its own.
+const WORKERS_MAX: usize = 64;
+/// By default: a sidecar is a guest on its node.
+const WORKERS_DEFAULT_MAX: usize = 2;
+/// An hour: longer is a sidecar that never ends.
+const SECONDS_MAX: u64 = 3600;
+/// Listeners of one kind. A pod with more ports or upstreams uses interception.
+const LISTENERS_MAX: usize = 256;
+
+/// All that a sidecar is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload instance: a pod's name.
+    pub workload: String,
+    /// Its service account.
+    pub service_account: String,
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// The control plane.
+    pub control_plane: HostPort,
+    /// Where the token is; read anew for each use, because it is replaced while we run.
+    pub token_file: PathBuf,
+    /// Where the first roots are.
+    pub trust_roots_file: PathBuf,
+    /// The admin server, on loopback.
+    pub admin: SocketAddr,
+    /// Worker threads.
+    pub workers: NonZeroUsize,
+    /// Explicit inbound listeners.
+    pub inbound: Vec<InboundListener>,
+    /// Explicit outbound listeners.
+    pub outbound: Vec<OutboundListener>,
+    /// Listener for redirected inbound connections.
+    pub inbound_intercept: Option<SocketAddr>,
+    /// Listener for redirected outbound connections.
+    pub outbound_intercept: Option<SocketAddr>,
+    /// Bytes of one header or trailer section.
+    pub header_limit: usize,
+    /// How long connections may take to end.
+    pub drain: Duration,
+    /// How long to accept still after the end was announced.
+    pub lame_duck: Duration,
+    /// Filter of `tracing`.
+    pub log: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+/// An inbound listener, and the application behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundListener {
+    /// Where other sidecars connect.
+    pub listen: SocketAddr,
+    /// Where the application listens.
+    pub application: SocketAddr,
+    /// The application's port as policies name it.
+    pub port: u16,
+}
+
+/// An outbound listener, and the destination that it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundListener {
+    /// Where the application connects.
+    pub listen: SocketAddr,
+    /// The destination, as an application would write it.
+    pub authority: HostPort,
+}
+
+/// `host:port`; the host is a DNS name, an IPv4 address, or an IPv6 address in brackets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Lower-case; IPv6 without its brackets.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that is wrong with the environment, one sentence a line. The process exits with 64.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<String>);
+
+impl ConfigErrors {
+    /// One sentence for each mistake, in the order of the table above.
+    #[must_use]
+    pub fn sentences(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn from_environment() -> Result<Self, ConfigErrors> {
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self::from_lookup(|name| std::env::var_os(name), cores)
+    }
+
+    /// Reads variables through `lookup`. `cores` is what the machine has.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>, cores: NonZeroUsize) -> Result<Self, ConfigErrors> {
+        let mut read = Reader { lookup, mistakes: Vec::new() };
+        let seconds = |text: &str| parse_within(text, 0, SECONDS_MAX).map(Duration::from_secs);
+        let workers =
+            |text: &str| parse_within(text, 1, WORKERS_MAX).and_then(|n| NonZeroUsize::new(n).ok_or_else(|| "must not be 0".to_owned()));
+        let defaults = NonZeroUsize::MIN.saturating_add(cores.get().min(WORKERS_DEFAULT_MAX) - 1);
+        let namespace = read.required("HEDDLE_NAMESPACE", name);
+        let workload = read.required("HEDDLE_WORKLOAD", name);
+        let service_account = read.or("HEDDLE_SERVICE_ACCOUNT", "default".to_owned(), name);
+        let trust_domain = read.required_or("HEDDLE_TRUST_DOMAIN", "cluster.local", |text| text.parse().map_err(sentence));
+        let control_plane = read.required("HEDDLE_CONTROL_PLANE", HostPort::parse);
+        read.refuse_secret("HEDDLE_TOKEN", "HEDDLE_TOKEN_FILE");
+        let token_file = read.required("HEDDLE_TOKEN_FILE", path);
+        let trust_roots_file = read.required("HEDDLE_TRUST_ROOTS_FILE", path);
+        let admin = read.or("HEDDLE_ADMIN", SocketAddr::from(([127, 0, 0, 1], 15020)), loopback);
+        let workers = read.or("HEDDLE_WORKERS", defaults, workers);
+        let inbound = read.list("HEDDLE_INBOUND", InboundListener::parse);
+        let outbound = read.list("HEDDLE_OUTBOUND", OutboundListener::parse);
+        let inbound_intercept = read.optional("HEDDLE_INBOUND_INTERCEPT", address);
+        let outbound_intercept = read.optional("HEDDLE_OUTBOUND_INTERCEPT", address);
+        let header_limit =
+            read.or("HEDDLE_HEADER_LIMIT", HEADER_LIMIT_DEFAULT, |text| parse_within(text, HEADER_LIMIT_MIN, HEADER_LIMIT_MAX));
+        let drain = read.or("HEDDLE_DRAIN_SECONDS", Duration::from_secs(30), seconds);
+        let lame_duck = read.or("HEDDLE_LAME_DUCK_SECONDS", Duration::from_secs(2), seconds);
+        let log = read.or("HEDDLE_LOG", "info".to_owned(), log_filter);
+        let log_format = read.or("HEDDLE_LOG_FORMAT", LogFormat::Text, str::parse);
+
+        let listeners = inbound
+            .iter()
+            .map(|l| ("HEDDLE_INBOUND", l.listen))
+            .chain(outbound.iter().map(|l| ("HEDDLE_OUTBOUND", l.listen)))
+            .chain(inbound_intercept.map(|a| ("HEDDLE_INBOUND_INTERCEPT", a)))
+            .chain(outbound_intercept.map(|a| ("HEDDLE_OUTBOUND_INTERCEPT", a)))
+            .chain([("HEDDLE_ADMIN", admin)]);
+        read.mistakes.extend(twice(listeners));
+        let Reader { lookup: _, mistakes } = read;
+        match (namespace, workload, trust_domain, control_plane, token_file, trust_roots_file) {
+            (Some(namespace), Some(workload), Some(trust_domain), Some(control_plane), Some(token_file), Some(trust_roots_file))
+                if mistakes.is_empty() =>
+            {
+                Ok(Self {
+                    namespace,
+                    workload,
+                    service_account,
+                    trust_domain,
+                    control_plane,
+                    token_file,
+                    trust_roots_file,
+                    admin,
+                    workers,
+                    inbound,
+                    outbound,
+                    inbound_intercept,
+                    outbound_intercept,
+                    header_limit,
+                    drain,
+                    lame_duck,
+                    log,
+                    log_format,
+                })
+            }
+            // A value is missing only where a mistake was noted.
+            _ => Err(ConfigErrors(mistakes)),
+        }
+    }
+}
+
+/// Takes values and notes what is wrong with them.
+struct Reader<L> {
+    lookup: L,
+    mistakes: Vec<String>,
+}
+
+impl<L: Fn(&str) -> Option<OsString>> Reader<L> {
+    /// An empty variable counts as absent, as templates leave them.
+    fn text(&mut self, name: &str) -> Option<String> {
+        match (self.lookup)(name)?.into_string() {
+            Ok(text) => Some(text.trim().to_owned()).filter(|t| !t.is_empty()),
+            Err(_) => {
+                self.mistakes.push(format!("{name} is not UTF-8: write it in plain text."));
+                None
+            }
+        }
+    }
+
+    fn parsed<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        parse(text).map_err(|reason| self.mistakes.push(format!("{name}=\"{text}\": {reason}."))).ok()
+    }
+
+    fn required<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let noted = self.mistakes.len();
+        let Some(text) = self.text(name) else {
+            if self.mistakes.len() == noted {
+                self.mistakes.push(format!("{name} is not set: the sidecar cannot start without it."));
+            }
+            return None;
+        };
+        self.parsed(name, &text, parse)
+    }
+
+    fn required_or<T>(&mut self, name: &str, default: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        self.parsed(name, &text, parse)
+    }
+
+    fn optional<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text(name)?;
+        self.parsed(name, &text, parse)
+    }
+
+    fn or<T>(&mut self, name: &str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
+        self.optional(name, parse).unwrap_or(default)
+    }
+
+    /// Each item has its own sentence.
+    fn list<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let Some(text) = self.text(name) else { return Vec::new() };
+        let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+        if items.len() > LISTENERS_MAX {
+            self.mistakes.push(format!("{name} has {} listeners: at most {LISTENERS_MAX} are possible, use interception.", items.len()));
+            return Vec::new();
+        }
+        items.into_iter().filter_map(|item| self.parsed(name, item, &parse)).collect()
+    }
+
+    fn refuse_secret(&mut self, name: &str, file: &str) {
+        if (self.lookup)(name).is_some() {
+            self.mistakes
+                .push(format!("{name} is set: a secret does not belong in an environment, write it to a file and name that in {file}."));
+        }
+    }
+}
+
+impl InboundListener {
+    fn parse(text: &str) -> Result<Self, String> {
+        let form = || "write listen=application#port, such as 127.0.0.1:4001=127.0.0.1:8080#8080".to_owned();
+        let (listen, rest) = text.split_once('=').ok_or_else(form)?;
+        let (application, port) = rest.split_once('#').ok_or_else(form)?;
+        let application = address(application)?;
+        if application.port() == 0 {
+            return Err("the application's port must not be 0".to_owned());
+        }
+        Ok(Self { listen: address(listen)?, application, port: parse_within(port, 1, u16::MAX)? })
+    }
+}
+
+impl OutboundListener {
+    fn parse(text: &str) -> Result<Self, String> {
+        let form = || "write listen=host:port, such as 127.0.0.1:9001=reviews.default:80".to_owned();
+        let (listen, authority) = text.split_once('=').ok_or_else(form)?;
+        Ok(Self { listen: address(listen)?, authority: HostPort::parse(authority)? })
+    }
+}
+
+impl HostPort {
+    fn parse(text: &str) -> Result<Self, String> {
+        let form = || format!("\"{text}\" is not host:port");
+        let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
+        let port = parse_within(port, 1, u16::MAX)?;
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host = match bracketed {
+            Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
+            Some(_) => return Err(format!("\"{host}\" is not an IPv6 address in brackets")),
+            None => host,
+        };
+        let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if host.is_empty() || host.len() > 253 || (bracketed.is_none() && !host.chars().all(name)) {
+            return Err(format!("\"{host}\" is not a host name"));
+        }
+        Ok(Self { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("write text or json".to_owned()),
+        }
+    }
+}
+
+/// A name that is one segment of a SPIFFE id's path, as all names of Kubernetes are.
+fn name(text: &str) -> Result<String, String> {
+    let any: TrustDomain = "td".parse().map_err(sentence)?;
+    SpiffeId::workload(&any, text, text).map(|_| text.to_owned()).map_err(sentence)
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.trim().parse().map_err(|_| format!("\"{text}\" is not an address, write ip:port, such as 127.0.0.1:8080"))
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
+    if !address.ip().is_loopback() {
+        return Err("the admin server asks nobody who they are, so it listens on loopback only, such as 127.0.0.1:15020".to_owned());
+    }
+    Ok(address)
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(sentence)
+}
+
+fn parse_within<T: FromStr + PartialOrd + fmt::Display + Copy>(text: &str, min: T, max: T) -> Result<T, String> {
+    let number = text.trim().parse().ok().filter(|n| (min..=max).contains(n));
+    number.ok_or_else(|| format!("\"{text}\" is not a whole number from {min} to {max}"))
+}
+
+fn sentence(error: impl fmt::Display) -> String {
+    error.to_string().trim_end_matches('.').to_owned()
+}
+
+/// One sentence for each address that was given before. Port 0 is any free port, so never the same.
+fn twice<'a>(listeners: impl Iterator<Item = (&'a str, SocketAddr)>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    listeners
+        .filter(|(_, address)| address.port() != 0 && !seen.insert(*address))
+        .map(|(name, address)| format!("{name}: {address} is already listened on, give each listener its own address."))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    const CORES: NonZeroUsize = NonZeroUsize::MAX;
+
+    fn required() -> HashMap<&'static str, &'static str> {
+        HashMap::from([
+            ("HEDDLE_NAMESPACE", "shop"),
+            ("HEDDLE_WORKLOAD", "reviews-v1-0"),
+            ("HEDDLE_CONTROL_PLANE", "Control.heddle-system:15010"),
+            ("HEDDLE_TOKEN_FILE", "/var/run/heddle/token"),
+            ("HEDDLE_TRUST_ROOTS_FILE", "/var/run/heddle/root.pem"),
+        ])
+    }
+
+    fn read(variables: &HashMap<&'static str, &'static str>) -> Result<Config, ConfigErrors> {
+        Config::from_lookup(|name| variables.get(name).map(Into::into), CORES)
+    }
+
+    /// The one sentence that a variable's value causes.
+    #[track_caller]
+    fn mistake(name: &'static str, value: &'static str) -> String {
+        let mut variables = required();
+        variables.insert(name, value);
+        let errors = read(&variables).unwrap_err();
+        assert_eq!(errors.sentences().len(), 1, "{errors}");
+        let sentence = errors.sentences()[0].clone();
+        assert!(sentence.starts_with(name) && sentence.ends_with('.') && !sentence.contains('\n'), "{sentence}");
+        sentence
+    }
+
+    #[test]
+    fn what_is_required_is_enough() {
+        let config = read(&required()).unwrap();
+        assert_eq!(config.control_plane.to_string(), "control.heddle-system:15010");
+        assert_eq!((config.service_account.as_str(), config.trust_domain.as_str()), ("default", "cluster.local"));
+        assert_eq!((config.workers.get(), config.header_limit), (2, 98_304));
+        assert_eq!((config.drain, config.lame_duck), (Duration::from_secs(30), Duration::from_secs(2)));
+        assert!(config.inbound.is_empty() && config.outbound.is_empty());
+        let one = Config::from_lookup(|name| required().get(name).map(Into::into), NonZeroUsize::MIN).unwrap();
+        assert_eq!(one.workers.get(), 1);
+    }
+
+    #[test]
+    fn listeners_are_lists() {
+        let mut variables = required();
+        variables.insert("HEDDLE_INBOUND", "127.0.0.1:4001=127.0.0.1:8080#80, [::1]:4001=[::1]:8081#81,");
+        variables.insert("HEDDLE_OUTBOUND", "127.0.0.1:9001=reviews.default:80,127.0.0.1:0=[2001:db8::1]:443");
+        variables.insert("HEDDLE_OUTBOUND_INTERCEPT", "0.0.0.0:15001");
+        let config = read(&variables).unwrap();
+        assert_eq!(config.inbound.len(), 2);
+        assert_eq!((config.inbound[0].application.port(), config.inbound[0].port), (8080, 80));
+        let authorities: Vec<_> = config.outbound.iter().map(|l| l.authority.to_string()).collect();
+        assert_eq!(authorities, ["reviews.default:80", "[2001:db8::1]:443"]);
+        assert_eq!(config.outbound_intercept, Some("0.0.0.0:15001".parse().unwrap()));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let variables = HashMap::from([
+            ("HEDDLE_NAMESPACE", "a/b"),
+            ("HEDDLE_CONTROL_PLANE", "nowhere"),
+            ("HEDDLE_TOKEN_FILE", ""),
+            ("HEDDLE_TRUST_DOMAIN", "Upper"),
+            ("HEDDLE_INBOUND", "127.0.0.1:4001,127.0.0.1:4002=127.0.0.1:8080#0"),
+            ("HEDDLE_DRAIN_SECONDS", "soon"),
+        ]);
+        let errors = read(&variables).unwrap_err();
+        let places: Vec<_> = errors.sentences().iter().map(|s| s.split(['=', ' ', ':']).next().unwrap()).collect();
+        assert_eq!(
+            places,
+            [
+                "HEDDLE_NAMESPACE",
+                "HEDDLE_WORKLOAD",
+                "HEDDLE_TRUST_DOMAIN",
+                "HEDDLE_CONTROL_PLANE",
+                "HEDDLE_TOKEN_FILE",
+                "HEDDLE_TRUST_ROOTS_FILE",
+                "HEDDLE_INBOUND",
+                "HEDDLE_INBOUND",
+                "HEDDLE_DRAIN_SECONDS",
+            ]
+        );
+        assert_eq!(errors.to_string().lines().count(), errors.sentences().len());
+    }
+
+    #[test]
+    fn a_mistake_names_the_way_out() {
+        assert!(mistake("HEDDLE_ADMIN", "0.0.0.0:15020").contains("loopback"));
+        assert!(mistake("HEDDLE_TOKEN", "secret").contains("HEDDLE_TOKEN_FILE"));
+        assert!(!mistake("HEDDLE_TOKEN", "s3cr3t").contains("s3cr3t"), "a secret is not repeated");
+        assert!(mistake("HEDDLE_INBOUND", "4001").contains("listen=application#port"));
+        assert!(mistake("HEDDLE_OUTBOUND", "127.0.0.1:9001").contains("listen=host:port"));
+        assert!(mistake("HEDDLE_OUTBOUND", "127.0.0.1:9001=a b:80").contains("host name"));
+        assert!(mistake("HEDDLE_HEADER_LIMIT", "10").contains("from 8192 to 1048576"));
+        assert!(mistake("HEDDLE_WORKERS", "0").contains("from 1 to 64"));
+        assert!(mistake("HEDDLE_LOG_FORMAT", "xml").contains("text or json"));
+        assert!(mistake("HEDDLE_LOG", "heddle=shout").contains("HEDDLE_LOG"));
+        assert!(mistake("HEDDLE_SERVICE_ACCOUNT", "a b").contains("' '"));
+    }
+
+    #[test]
+    fn two_listeners_on_one_address_are_told() {
+        assert!(mistake("HEDDLE_OUTBOUND", "127.0.0.1:9001=a:80,127.0.0.1:9001=b:80").contains("127.0.0.1:9001"));
+        let mut variables = required();
+        variables.insert("HEDDLE_ADMIN", "127.0.0.1:9001");
+        variables.insert("HEDDLE_OUTBOUND", "127.0.0.1:9001=a:80");
+        assert!(read(&variables).unwrap_err().to_string().starts_with("HEDDLE_ADMIN"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn bytes_that_are_no_text_are_a_mistake_of_their_own() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = || OsString::from_vec(vec![0xff]);
+        let lookup = |name: &str| if name == "HEDDLE_NAMESPACE" { Some(bad()) } else { required().get(name).map(Into::into) };
+        let errors = Config::from_lookup(lookup, CORES).unwrap_err();
+        assert_eq!(errors.sentences(), ["HEDDLE_NAMESPACE is not UTF-8: write it in plain text."]);
+    }
+}

@@ -1,0 +1,362 @@
+//! The end of a sidecar: its phases, who is told of them, and who is waited for (design §9).
+//!
+//! [`Drain`] belongs to whoever ends the process; each worker thread gets a [`Watch`]. Connections hold a [`Guard`] while they live.
+//!
+//! ```text
+//! Serving ──► LameDuck ──► Draining ──► Deadline
+//!             accept still,  say goodbye:     close what
+//!             not ready      Connection:      is left
+//!             any more       close, GOAWAY
+//! ```
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How far the end has come. Phases only ever go forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Business as usual.
+    Serving,
+    /// Still accepting, but no longer ready: others learn to go elsewhere.
+    LameDuck,
+    /// Connections end as soon as their exchange does.
+    Draining,
+    /// Whatever is left is closed.
+    Deadline,
+}
+
+impl Phase {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Serving,
+            1 => Self::LameDuck,
+            2 => Self::Draining,
+            _ => Self::Deadline,
+        }
+    }
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Nothing was left.
+    Idle,
+    /// Time was up for so many guards.
+    Deadline {
+        /// Guards still held.
+        left: usize,
+    },
+}
+
+/// The owner's side. Cloning gives another handle to the same drain.
+///
+/// A drain whose handles are all dropped tells nobody anything: a lost owner must not read as a signal.
+#[derive(Clone)]
+pub struct Drain {
+    shared: Arc<Shared>,
+}
+
+/// A worker's side: the phase, and guards counted for this worker. Cloning shares the counter.
+///
+/// One per worker thread, because [`Drain::watch`] gives each its own counter: taking a guard touches no other thread's cache line.
+#[derive(Clone)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    live: Arc<AtomicUsize>,
+}
+
+/// Something that a drain waits for, until it is dropped.
+pub struct Guard {
+    shared: Arc<Shared>,
+    live: Arc<AtomicUsize>,
+}
+
+struct Shared {
+    /// Read on every exchange, written three times in a life: a plain load of a cache line that nobody writes.
+    phase: AtomicU8,
+    changed: watch::Sender<Phase>,
+    counters: Mutex<Vec<Arc<AtomicUsize>>>,
+    /// Wakes the one owner that waits for zero.
+    released: Notify,
+    requested: AtomicBool,
+    request: Notify,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drain {
+    /// A drain in phase [`Phase::Serving`].
+    #[must_use]
+    pub fn new() -> Self {
+        let shared = Shared {
+            phase: AtomicU8::new(Phase::Serving as u8),
+            changed: watch::Sender::new(Phase::Serving),
+            counters: Mutex::new(Vec::new()),
+            released: Notify::new(),
+            requested: AtomicBool::new(false),
+            request: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A watch with a counter of its own, for one worker thread or room.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        let live = Arc::new(AtomicUsize::new(0));
+        self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&live));
+        Watch { shared: Arc::clone(&self.shared), live }
+    }
+
+    /// Asks the owner to begin: a signal, or `POST /drain`. Asking again changes nothing.
+    pub fn request(&self) {
+        self.shared.requested.store(true, Ordering::Release);
+        self.shared.request.notify_waiters();
+    }
+
+    /// Waits until somebody called [`Drain::request`].
+    ///
+    /// Cancel safe.
+    pub async fn requested(&self) {
+        let mut request = pin!(self.shared.request.notified());
+        // Registered before the flag is read, so that a request in between is not missed.
+        request.as_mut().enable();
+        if !self.shared.requested.load(Ordering::Acquire) {
+            request.await;
+        }
+    }
+
+    /// The current phase.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.shared.phase()
+    }
+
+    /// Guards held at this moment, over all watches.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.shared.live()
+    }
+
+    /// Goes through all phases: `lame_duck` long accepting as before, then draining until no guard is left, or `deadline` has passed
+    /// since the draining began. Ends in [`Phase::Deadline`] either way, so that idle rooms without a guard end as well.
+    ///
+    /// Cancel safe: dropped, it leaves the phase that was reached; called again, it goes on from there.
+    pub async fn run(&self, lame_duck: Duration, deadline: Duration) -> Drained {
+        if self.phase() < Phase::LameDuck {
+            self.shared.advance(Phase::LameDuck);
+        }
+        if self.phase() < Phase::Draining {
+            tokio::time::sleep(lame_duck).await;
+            self.shared.advance(Phase::Draining);
+        }
+        let outcome = match tokio::time::timeout(deadline, self.idle()).await {
+            Ok(()) => Drained::Idle,
+            Err(_) => Drained::Deadline { left: self.live() },
+        };
+        self.shared.advance(Phase::Deadline);
+        outcome
+    }
+
+    /// Waits until no guard is held. One waiter at a time: of two, only one would be woken.
+    ///
+    /// Cancel safe.
+    pub async fn idle(&self) {
+        while self.live() > 0 {
+            // A release between the count and this line has left a permit.
+            self.shared.released.notified().await;
+        }
+    }
+}
+
+impl Watch {
+    /// The current phase; one load, for every exchange.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.shared.phase()
+    }
+
+    /// Waits until the phase is [`Phase::LameDuck`] or later. Cancel safe.
+    pub async fn lame_duck(&self) {
+        self.reached(Phase::LameDuck).await;
+    }
+
+    /// Waits until connections are to end: [`Phase::Draining`] or later. Cancel safe.
+    pub async fn draining(&self) {
+        self.reached(Phase::Draining).await;
+    }
+
+    /// Waits until what is left is to be closed. Cancel safe.
+    pub async fn deadline(&self) {
+        self.reached(Phase::Deadline).await;
+    }
+
+    /// Holds the drain open until it is dropped. Taken once per connection, not per request.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Guard { shared: Arc::clone(&self.shared), live: Arc::clone(&self.live) }
+    }
+
+    async fn reached(&self, phase: Phase) {
+        let mut changes = self.shared.changed.subscribe();
+        // The sender lives in what `self` holds, so this cannot end by a closed channel.
+        let _ = changes.wait_for(|current| *current >= phase).await;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.live.fetch_sub(1, Ordering::Release) == 1 {
+            self.shared.released.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn phase(&self) -> Phase {
+        Phase::from_u8(self.phase.load(Ordering::Acquire))
+    }
+
+    fn live(&self) -> usize {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.iter().map(|live| live.load(Ordering::Acquire)).sum()
+    }
+
+    /// Never goes back.
+    fn advance(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+        self.changed.send_if_modified(|current| {
+            let later = *current < phase;
+            *current = phase.max(*current);
+            later
+        });
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").field("phase", &self.phase()).field("live", &self.live()).finish()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("phase", &self.phase()).field("live", &self.live.load(Ordering::Relaxed)).finish()
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    const LAME_DUCK: Duration = Duration::from_secs(2);
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn goes_through_the_phases_in_time() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let guard = watch.guard();
+        let began = Instant::now();
+        let owner = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.run(LAME_DUCK, DEADLINE).await }
+        });
+        watch.lame_duck().await;
+        assert_eq!((watch.phase(), began.elapsed()), (Phase::LameDuck, Duration::ZERO));
+        watch.draining().await;
+        assert_eq!((watch.phase(), began.elapsed()), (Phase::Draining, LAME_DUCK));
+        watch.deadline().await;
+        assert_eq!((watch.phase(), began.elapsed()), (Phase::Deadline, LAME_DUCK + DEADLINE));
+        assert_eq!(owner.await.unwrap(), Drained::Deadline { left: 1 });
+        drop(guard);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_as_soon_as_the_last_guard_of_any_worker_is_gone() {
+        let drain = Drain::new();
+        let (one, two) = (drain.watch(), drain.watch());
+        let guards = [one.guard(), one.clone().guard(), two.guard()];
+        assert_eq!(drain.live(), 3);
+        let began = Instant::now();
+        let owner = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.run(LAME_DUCK, DEADLINE).await }
+        });
+        two.draining().await;
+        for guard in guards {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(!owner.is_finished());
+            drop(guard);
+        }
+        assert_eq!(owner.await.unwrap(), Drained::Idle);
+        assert_eq!(began.elapsed(), LAME_DUCK + Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lame_duck_lasts_even_without_a_connection() {
+        let drain = Drain::new();
+        let began = Instant::now();
+        assert_eq!(drain.run(LAME_DUCK, DEADLINE).await, Drained::Idle);
+        assert_eq!(began.elapsed(), LAME_DUCK);
+        assert_eq!(drain.phase(), Phase::Deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_run_goes_on_where_it_was() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let _guard = watch.guard();
+        assert!(tokio::time::timeout(LAME_DUCK * 2, drain.run(LAME_DUCK, DEADLINE)).await.is_err());
+        assert_eq!(watch.phase(), Phase::Draining);
+        let began = Instant::now();
+        assert_eq!(drain.run(LAME_DUCK, DEADLINE).await, Drained::Deadline { left: 1 });
+        assert_eq!(began.elapsed(), DEADLINE, "no second lame duck");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_owner_is_no_signal() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        drop(drain);
+        assert!(tokio::time::timeout(DEADLINE, watch.lame_duck()).await.is_err());
+        assert_eq!(watch.phase(), Phase::Serving);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_seen_before_and_while_waiting() {
+        let drain = Drain::new();
+        assert!(tokio::time::timeout(DEADLINE, drain.requested()).await.is_err());
+        let waiter = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.requested().await }
+        });
+        tokio::task::yield_now().await;
+        drain.request();
+        waiter.await.unwrap();
+        drain.requested().await;
+        assert_eq!(drain.phase(), Phase::Serving, "a request alone ends nothing");
+    }
+
+    #[test]
+    fn phases_survive_their_number() {
+        for phase in [Phase::Serving, Phase::LameDuck, Phase::Draining, Phase::Deadline] {
+            assert_eq!(Phase::from_u8(phase as u8), phase);
+        }
+    }
+}
