@@ -56,15 +56,9 @@ pub(crate) fn header_name(_: &mut SchemaGenerator) -> Schema {
     text("a header name", 1, 256, r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$")
 }
 
-/// A list of header names, at most `64`.
+/// A list of header names. `*` is one of them by its form (RFC 9110 §5.6.2), which CORS needs.
 pub(crate) fn header_names(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": 64, "items": header_name(generator) })
-}
-
-/// A list of header names, or `*` alone.
-pub(crate) fn header_names_or_any(generator: &mut SchemaGenerator) -> Schema {
-    // `*` is itself a character of RFC 9110 tokens, so the pattern of header names admits it.
-    header_names(generator)
 }
 
 /// Gateway API `CORSOrigin`: scheme, host and optional port, with `*` for the host's first part or for everything.
@@ -84,6 +78,20 @@ pub(crate) fn cors_origins(_: &mut SchemaGenerator) -> Schema {
 /// The name of an environment variable.
 pub(crate) fn variable(_: &mut SchemaGenerator) -> Schema {
     text("the name of an environment variable", 1, 256, "^[A-Za-z_][A-Za-z0-9_]*$")
+}
+
+/// Methods of HTTP, as they are on the wire.
+pub(crate) fn methods(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "items": text("a method in capital letters, such as POST", 1, 64, "^[A-Z][A-Z0-9_-]*$"),
+    })
+}
+
+/// Where an OTLP collector is.
+pub(crate) fn endpoint(_: &mut SchemaGenerator) -> Schema {
+    text("an address such as http://127.0.0.1:4317", 1, 2048, "^https?://[^/ ]+(/[^ ]*)?$")
 }
 
 /// A SPIFFE trust domain (SPIFFE-ID §2.1): lower-case letters, digits, `.`, `-` and `_`.

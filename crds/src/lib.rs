@@ -16,6 +16,7 @@ pub mod mistake;
 pub mod name;
 pub mod object;
 mod open_enum;
+mod service;
 
 /// Kubernetes' own kinds that a mesh reads, re-exported so that nobody else picks a version of them.
 pub mod core {

@@ -177,7 +177,7 @@ impl Reader {
         match items.map(|entry| (entry.place(), std::mem::replace(&mut entry.value.value, Value::List(Vec::new())))) {
             Some((_, Value::List(items))) => {
                 for item in items {
-                    self.object(file, item);
+                    self.root(file, item);
                 }
             }
             Some((at, Value::Scalar(_) | Value::Map(_))) => {

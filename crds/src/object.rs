@@ -15,6 +15,7 @@ use crate::{
     gateway::{self, GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute},
     heddle::{self, AuthenticationPolicy, LocalWorkload, MeshConfig, TrafficPolicy},
     mistake::Mistake,
+    service,
 };
 
 /// An object of one of the kinds that Heddle reads. Boxed, because their sizes differ by kilobytes.
@@ -138,12 +139,9 @@ impl Object {
             Self::AuthenticationPolicy(policy) => heddle::authentication_policy(&policy.spec),
             Self::MeshConfig(config) => heddle::mesh_config(config.metadata.name.as_deref().unwrap_or_default(), &config.spec),
             Self::LocalWorkload(workload) => heddle::local_workload(&workload.spec),
-            Self::Namespace(_)
-            | Self::Service(_)
-            | Self::ServiceAccount(_)
-            | Self::Pod(_)
-            | Self::EndpointSlice(_)
-            | Self::ReferenceGrant(_) => Vec::new(),
+            Self::Service(object) => service::service(object),
+            Self::EndpointSlice(slice) => service::endpoint_slice(slice),
+            Self::Namespace(_) | Self::ServiceAccount(_) | Self::Pod(_) | Self::ReferenceGrant(_) => Vec::new(),
         }
     }
 

@@ -211,7 +211,7 @@ pub struct CorsFilter {
     pub allow_methods: Vec<HttpMethod>,
     /// Request headers that may be used; `*` alone for all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "format::header_names_or_any")]
+    #[schemars(schema_with = "format::header_names")]
     pub allow_headers: Vec<String>,
     /// Response headers that scripts may read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

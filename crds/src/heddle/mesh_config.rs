@@ -106,7 +106,7 @@ pub struct Tracing {
     /// Where spans are sent, by OTLP over gRPC, such as `http://127.0.0.1:4317`. Unset: nowhere; trace headers are
     /// passed on all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048), regex(pattern = "^https?://[^/ ]+(/[^ ]*)?$"))]
+    #[schemars(schema_with = "format::endpoint")]
     pub otlp_endpoint: Option<String>,
     /// Share of new traces that are sampled, in percent; 1 by default. A trace that comes in keeps its own decision.
     #[serde(default = "one_percent")]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::GatewayDuration,
+    format,
     gateway::{PolicyTargetRef, policy_targets},
     mistake::{Mistake, Mistakes},
 };
@@ -133,7 +134,7 @@ pub struct Retry {
     pub grpc_codes: Vec<GrpcCode>,
     /// Methods that may be tried again although they are not idempotent (RFC 9110 §9.2.2), such as `POST`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 64), regex(pattern = "^[A-Z][A-Z0-9_-]*$")))]
+    #[schemars(schema_with = "format::methods")]
     pub methods: Vec<String>,
     /// Waits between tries.
     #[serde(skip_serializing_if = "Option::is_none")]

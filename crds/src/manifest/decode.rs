@@ -12,6 +12,8 @@ use super::{
 
 /// Most errors looked for in one object; each costs one more pass over it.
 const MAX_ERRORS: usize = 20;
+/// Most warnings of one object.
+const MAX_WARNINGS: usize = 100;
 /// Longest text that is quoted in a message.
 const MAX_QUOTED: usize = 60;
 
@@ -80,7 +82,11 @@ impl Notes {
     }
 
     fn warn(&self, at: Position, field_path: String, message: String) {
-        self.found.borrow_mut().push(Finding { level: Level::Warning, at, field_path, message });
+        let mut found = self.found.borrow_mut();
+        if found.len() >= MAX_WARNINGS {
+            return;
+        }
+        found.push(Finding { level: Level::Warning, at, field_path, message });
     }
 }
 

@@ -4,7 +4,7 @@
 //! schema, with one exception: the words that YAML 1.1 takes for truth values (`yes`, `on`, …) are neither texts nor
 //! truth values, because what a cluster makes of them is not what was meant.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
@@ -12,10 +12,12 @@ use super::problem::Position;
 
 /// Deepest nesting of collections. The deepest kinds (Pods) have some 12 levels.
 const MAX_DEPTH: usize = 64;
-/// Most nodes of one document, aliases written out: a List of some thousand objects.
-const MAX_NODES: usize = 200_000;
+/// Most nodes of one document, keys counted and aliases written out: a List of ten thousand objects.
+const MAX_NODES: usize = 500_000;
 /// Most bytes of text of one document, aliases written out: twice what a file may have.
 const MAX_TEXT: usize = 8 << 20;
+/// Most documents of one file.
+const MAX_DOCUMENTS: usize = 20_000;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -198,11 +200,18 @@ pub(super) struct Document {
 /// Reads the documents of `text`, each on its own.
 pub(super) fn documents(text: &str) -> Vec<Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    split(text)
-        .into_iter()
-        .map(|(first_line, chunk)| read_document(chunk, first_line))
+    let chunks = split(text);
+    let mut documents: Vec<Document> = chunks
+        .iter()
+        .take(MAX_DOCUMENTS)
+        .map(|(first_line, chunk)| read_document(chunk, *first_line))
         .filter(|document| document.root.is_some() || !document.errors.is_empty())
-        .collect()
+        .collect();
+    if let Some((first_line, _)) = chunks.get(MAX_DOCUMENTS) {
+        let message = format!("the file has {} documents; from here on they are not read", chunks.len());
+        documents.push(Document { root: None, errors: vec![SyntaxError { at: position(1, 0, *first_line), message }] });
+    }
+    documents
 }
 
 /// Splits at the lines that YAML 1.2 §9.1.2 reserves as document markers, also within scalars; with line numbers.
@@ -357,7 +366,7 @@ impl<'a> Builder<'a> {
             }
         }
         for value in merged {
-            merge(value, &mut entries)?;
+            merge(value, &mut index, &mut entries)?;
         }
         Ok(entries)
     }
@@ -400,18 +409,19 @@ fn is_string_tag(tag: &Tag) -> bool {
 }
 
 /// Adds the entries of a merge key's value that are not there yet; of several values the earlier wins.
-fn merge(value: Node, entries: &mut Vec<Entry>) -> Result<(), SyntaxError> {
+fn merge(value: Node, index: &mut HashMap<String, Position>, entries: &mut Vec<Entry>) -> Result<(), SyntaxError> {
     match value.value {
         Value::Map(inherited) => {
             for entry in inherited {
-                if !entries.iter().any(|own| own.key == entry.key) {
+                if let hash_map::Entry::Vacant(slot) = index.entry(entry.key.clone()) {
+                    slot.insert(entry.key_at);
                     entries.push(entry);
                 }
             }
             Ok(())
         }
         Value::List(values) if values.iter().all(|value| matches!(value.value, Value::Map(_))) => {
-            values.into_iter().try_for_each(|value| merge(value, entries))
+            values.into_iter().try_for_each(|value| merge(value, index, entries))
         }
         Value::List(_) | Value::Scalar(_) => {
             Err(SyntaxError { at: value.at, message: "the value of << has to be a mapping, or a list of mappings".to_owned() })

@@ -13,7 +13,7 @@ fn an_alias_bomb_is_refused() {
         let aliases = vec![format!("*{of}"); 10].join(", ");
         writeln!(bomb, "{name}: &{name} [{aliases}]").unwrap();
     }
-    check(&bomb, &["m.yaml:5:7: the document has more than 200000 values, aliases written out"]);
+    check(&bomb, &["m.yaml:6:16: the document has more than 500000 values, aliases written out"]);
 }
 
 #[test]
@@ -49,6 +49,20 @@ fn deep_nesting_is_refused() {
 fn problems_are_bounded() {
     let manifests = read(&"---\n[\n".repeat(5_000));
     assert_eq!(manifests.problems.len(), 1_000);
+}
+
+#[test]
+fn documents_are_bounded() {
+    let manifests = read(&"--- ~\n".repeat(20_001));
+    assert_eq!(problems(&manifests), ["m.yaml:20001:1: the file has 20001 documents; from here on they are not read"]);
+}
+
+#[test]
+fn warnings_of_one_object_are_bounded() {
+    let fields: String = (0..200).map(|index| format!("x{index}: 1\n")).collect();
+    let manifests = read(&format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\n{fields}"));
+    assert_eq!(manifests.problems.len(), 100);
+    assert_eq!(in_force(&manifests), ["Service/default/a"]);
 }
 
 #[test]
@@ -91,9 +105,10 @@ kind: ServiceList
 items:
 - {apiVersion: v1, kind: Service, metadata: {name: a}}
 - {apiVersion: v1, kind: Service, metadata: {name: B}}
+- {apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Service, metadata: {name: c}}]}
 ";
     let manifests = read(text);
-    assert_eq!(in_force(&manifests), ["Service/default/a"]);
+    assert_eq!(in_force(&manifests), ["Service/default/a", "Service/default/c"]);
     let problem = &problems(&manifests)[0];
     assert!(problem.starts_with("m.yaml:5:52: Service/default/B: metadata.name: "), "{problem}");
 }
@@ -123,6 +138,7 @@ metadata:
 spec:
   ports:
   - port: 80
+    name: first
   - name: second
     port: 81
 ";
@@ -132,8 +148,8 @@ spec:
         ("", "1:1"),
         ("metadata.name", "4:9"),
         ("metadata.labels[\"app.kubernetes.io/name\"]", "6:29"),
-        ("spec.ports[1].port", "11:11"),
-        ("spec.ports[1].protocol", "10:5"),
+        ("spec.ports[1].port", "12:11"),
+        ("spec.ports[1].protocol", "11:5"),
         ("spec.ports[7].port", "8:3"),
         ("spec.selector.app", "7:1"),
         ("nonsense[", "1:1"),

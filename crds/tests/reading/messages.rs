@@ -282,7 +282,7 @@ spec:
             "m.yaml:9:43: TrafficPolicy/default/a: spec.timeouts.backendRequest: must not be longer than request, which is 1s",
             "m.yaml:10:21: TrafficPolicy/default/a: spec.retry.attempts: must be at most 10, found 11",
             "m.yaml:10:41: TrafficPolicy/default/a: spec.retry.backoff.base: must not be longer than max, which is 1s",
-            "m.yaml:10:65: TrafficPolicy/default/a: spec.retry.methods[0]: expected a text of the form ^[A-Z][A-Z0-9_-]*$, found \"post\"",
+            "m.yaml:10:65: TrafficPolicy/default/a: spec.retry.methods[0]: expected a method in capital letters, such as POST, found \"post\"",
             "m.yaml:11:26: TrafficPolicy/default/a: spec.retryBudget.percent: must be at most 100, found 120",
             "m.yaml:11:41: TrafficPolicy/default/a: spec.retryBudget.interval: must be above 0s and at most 10m, found 0s",
         ],
@@ -297,7 +297,7 @@ spec: {certificateLifetime: 0s, trustDomain: Example.org, tracing: {otlpEndpoint
             "m.yaml:3:18: MeshConfig/mine: metadata.name: there is one MeshConfig, and its name is \"default\", found \"mine\"",
             "m.yaml:4:29: MeshConfig/mine: spec.certificateLifetime: must be from 1s to 2160h, found 0s",
             "m.yaml:4:46: MeshConfig/mine: spec.trustDomain: expected a trust domain of lower-case letters, digits, '.', '-' and '_', found \"Example.org\"",
-            "m.yaml:4:83: MeshConfig/mine: spec.tracing.otlpEndpoint: expected a text of the form ^https?://[^/ ]+(/[^ ]*)?$, found \"localhost:4317\"",
+            "m.yaml:4:83: MeshConfig/mine: spec.tracing.otlpEndpoint: expected an address such as http://127.0.0.1:4317, found \"localhost:4317\"",
             "m.yaml:4:118: MeshConfig/mine: spec.tracing.samplingPercent: must be at most 100, found 101",
         ],
     );
@@ -311,6 +311,63 @@ spec:
 ",
         &[
             "m.yaml:6:16: AuthenticationPolicy/default/a: spec.mtls.mode: expected one of Permissive, Audit, Strict, found \"strict\", did you mean \"Strict\"?",
+        ],
+    );
+}
+
+#[test]
+fn the_targets_of_an_authentication_policy_are_services_and_namespaces() {
+    check(
+        "apiVersion: heddle.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: a}
+spec:
+  targetRefs: [{kind: Namespace, name: default, sectionName: http}, {kind: Pod, name: a}]
+  mtls: {mode: Strict}
+",
+        &[
+            "m.yaml:5:62: AuthenticationPolicy/default/a: spec.targetRefs[0].sectionName: a Namespace has no sections",
+            "m.yaml:5:76: AuthenticationPolicy/default/a: spec.targetRefs[1].kind: the target has to be a Service or a Namespace of the core group (\"\"), found Pod of group \"\"",
+        ],
+    );
+}
+
+#[test]
+fn services_and_endpoint_slices_are_checked_as_an_api_server_does() {
+    check(
+        "apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec:
+  ports:
+  - {port: 0, targetPort: Web_1, name: web}
+  - {port: 81, targetPort: 70000, name: web}
+  - {port: 81, protocol: HTTP}
+  - {port: 81, name: Web}
+",
+        &[
+            "m.yaml:6:12: Service/default/a: spec.ports[0].port: must be from 1 to 65535, found 0",
+            "m.yaml:6:27: Service/default/a: spec.ports[0].targetPort: expected the number or the name of a port, found \"Web_1\"",
+            "m.yaml:7:28: Service/default/a: spec.ports[1].targetPort: must be from 1 to 65535, found 70000",
+            "m.yaml:7:41: Service/default/a: spec.ports[1].name: \"web\" is the name of another port too",
+            "m.yaml:8:5: Service/default/a: spec.ports[2]: needs a name, because there are several ports",
+            "m.yaml:8:26: Service/default/a: spec.ports[2].protocol: expected one of TCP, UDP, SCTP, found \"HTTP\"",
+            "m.yaml:9:12: Service/default/a: spec.ports[3].port: 81 is the number of another port too",
+            "m.yaml:9:22: Service/default/a: spec.ports[3].name: expected a name of lower-case letters, digits and '-', found \"Web\"",
+        ],
+    );
+    check(
+        "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1, '::1', here]}]
+ports: [{port: 65536}]
+",
+        &[
+            "m.yaml:5:36: EndpointSlice/default/a: endpoints[0].addresses[1]: expected an IPv4 address, found \"::1\"",
+            "m.yaml:5:43: EndpointSlice/default/a: endpoints[0].addresses[2]: expected an IPv4 address, found \"here\"",
+            "m.yaml:6:16: EndpointSlice/default/a: ports[0].port: must be from 1 to 65535, found 65536",
         ],
     );
 }
