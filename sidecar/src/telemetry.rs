@@ -42,11 +42,11 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Which side of a call a span describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
-    /// A request received.
+    /// A request received from another workload: the inbound leg.
     Server,
     /// An attempt sent.
     Client,
-    /// Neither.
+    /// The outbound leg, which the attempts hang from: the application's own call, seen from beside it.
     Internal,
 }
 

@@ -10,9 +10,12 @@ use crate::config::{Config, HostPort};
 use crate::credentials::Credentials;
 use fastrand::Rng;
 use futures_util::StreamExt;
-use heddle_identity::{SpiffeId, SpiffeIdError, TlsContext};
+use heddle_identity::{Certificate, SpiffeId, SpiffeIdError, TlsContext};
 use heddle_model::proto;
 use heddle_model::retry::Backoff;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -51,6 +54,8 @@ pub struct Stream {
     rng: Rng,
 }
 
+type Contexts = watch::Receiver<Option<Arc<TlsContext>>>;
+
 /// Why a stream ended. It always does.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -60,6 +65,9 @@ enum End {
     Status(Status),
     #[error("the control plane closed the stream")]
     Closed,
+    /// The control plane ends connections when their certificate does; this is earlier, and without a pause.
+    #[error("the certificate was renewed")]
+    Renewed,
     #[error("the control plane was silent for {} s", SILENCE_MAX.as_secs())]
     Silent,
 }
@@ -72,7 +80,7 @@ impl End {
                 status.code(),
                 Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented
             ),
-            Self::Channel(_) | Self::Closed | Self::Silent => false,
+            Self::Channel(_) | Self::Closed | Self::Silent | Self::Renewed => false,
         }
     }
 
@@ -80,7 +88,7 @@ impl End {
     /// handshake is over (RFC 8446 §4.4.2.4), which looks like a broken connection.
     fn doubts_certificate(&self) -> bool {
         match self {
-            Self::Channel(ChannelError::Connect { .. }) | Self::Closed | Self::Silent => false,
+            Self::Channel(ChannelError::Connect { .. }) | Self::Closed | Self::Silent | Self::Renewed => false,
             Self::Channel(ChannelError::Tls { .. } | ChannelError::Http2 { .. }) => true,
             Self::Status(status) => {
                 matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::Unknown | Code::Unavailable | Code::Internal)
@@ -108,7 +116,12 @@ impl Stream {
         let mut failures = 0u32;
         while let Some(context) = next_context(&mut contexts).await {
             let began = Instant::now();
-            let Err(end) = self.session(&context).await;
+            let Err(end) = self.session(&context, &mut contexts).await;
+            if matches!(end, End::Renewed) {
+                tracing::debug!("beginning a new stream with the renewed certificate");
+                failures = 0;
+                continue;
+            }
             self.discovery.state().disconnected();
             failures = if began.elapsed() >= GOOD { 1 } else { failures.saturating_add(1) };
             if failures.is_power_of_two() {
@@ -133,7 +146,7 @@ impl Stream {
         Backoff::try_new(BACKOFF_BASE, max).map_or(BACKOFF_BASE, |backoff| backoff.delay(failures.saturating_add(1), self.rng.f64()))
     }
 
-    async fn session(&mut self, context: &TlsContext) -> Result<std::convert::Infallible, End> {
+    async fn session(&mut self, context: &TlsContext, contexts: &mut Contexts) -> Result<Infallible, End> {
         self.discovery.state().counts.attempts += 1;
         let tls = context.control_plane_client(&self.control_plane_id);
         let channel = channel::connect(&self.control_plane, tls).await?;
@@ -144,16 +157,19 @@ impl Stream {
         let messages = timeout(OPEN_TIMEOUT, client.discover(queue.messages())).await.map_err(|_| End::Silent)?;
         let messages = messages.map_err(End::Status)?.into_inner();
         tracing::info!(control_plane = %self.control_plane, "stream from the control plane is open");
-        follow(&self.discovery, &self.credentials, messages).await
+        let renewed = renewed(contexts, context.certificate());
+        follow(&self.discovery, &self.credentials, messages, renewed).await
     }
 }
 
-/// Applies messages until there is none for too long, or the stream ends.
+/// Applies messages until there is none for too long, the stream ends, or the certificate is `renewed`.
 async fn follow(
     discovery: &Discovery,
     credentials: &Credentials,
     mut messages: impl futures_util::Stream<Item = Result<proto::ControlMessage, Status>> + Unpin,
-) -> Result<std::convert::Infallible, End> {
+    renewed: impl Future<Output = ()>,
+) -> Result<Infallible, End> {
+    let mut renewed = pin!(renewed);
     let mut heard = Instant::now();
     let mut eviction = tokio::time::interval(EVICTION);
     loop {
@@ -169,14 +185,25 @@ async fn follow(
                 }
             }
             () = sleep_until(heard + SILENCE_MAX) => return Err(End::Silent),
+            () = &mut renewed => return Err(End::Renewed),
             now = eviction.tick() => discovery.state().evict(now),
         }
     }
 }
 
 /// Waits for a certificate. `None`: there will never be one, since the task that gets it is gone.
-async fn next_context(contexts: &mut watch::Receiver<Option<Arc<TlsContext>>>) -> Option<Arc<TlsContext>> {
+async fn next_context(contexts: &mut Contexts) -> Option<Arc<TlsContext>> {
     contexts.wait_for(Option::is_some).await.ok().and_then(|context| context.clone())
+}
+
+/// Waits for another certificate than the one that the stream was begun with. New roots alone are no reason to begin again, which all
+/// sidecars would do at once.
+async fn renewed(contexts: &mut Contexts, certificate: &Certificate) {
+    let other = |context: &Option<Arc<TlsContext>>| context.as_ref().is_some_and(|context| context.certificate() != certificate);
+    if contexts.wait_for(other).await.is_err() {
+        // The task that renews is gone: nothing will change any more.
+        std::future::pending().await
+    }
 }
 
 #[cfg(test)]
@@ -201,7 +228,7 @@ mod tests {
             let message = Message::Heartbeat(proto::Heartbeat { revision: 7 });
             Some((Ok(proto::ControlMessage { message: Some(message) }), script))
         });
-        let Err(end) = follow(&discovery, &credentials, Box::pin(messages)).await;
+        let Err(end) = follow(&discovery, &credentials, Box::pin(messages), std::future::pending()).await;
         (end, began.elapsed(), discovery.inventory().connected)
     }
 

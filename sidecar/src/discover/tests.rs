@@ -159,6 +159,28 @@ async fn a_replaced_authority_is_followed() {
 }
 
 #[tokio::test]
+async fn a_renewed_certificate_begins_a_new_stream_and_new_roots_do_not() {
+    let options = Options::new(Duration::from_secs(4));
+    let files = Files::new();
+    files.write_token(TOKEN);
+    files.write_roots(&options.authority);
+    let mut control = ControlPlane::start(&options);
+    let sidecar = Sidecar::start(&files, control.address);
+    let mut known = sidecar.discovery.inbound(8080);
+    let mut first = timeout(PATIENCE, control.session()).await.unwrap();
+    first.send(policy(8080, MtlsMode::Strict, "1")).await;
+    in_force(&mut known, "1").await;
+    let other = Options::new(Duration::from_secs(60));
+    sidecar.credentials.update_trust(options.authority.trust_bundle().union(other.authority.trust_bundle()).unwrap());
+    let second = timeout(PATIENCE, control.session()).await.unwrap();
+    assert_eq!(control.asked.by_certificate.load(std::sync::atomic::Ordering::Relaxed), 1, "begun by the renewal alone");
+    assert!(sidecar.discovery.inventory().connected, "no outage");
+    second.send(policy(8080, MtlsMode::Strict, "2")).await;
+    in_force(&mut known, "2").await;
+    assert_eq!(opening(&mut first, 1).await, [Target::InboundPort(8080)]);
+}
+
+#[tokio::test]
 async fn metrics_tell_ages_and_counts() {
     let (_options, _files, mut control, sidecar) = start();
     let registry = prometheus::Registry::new();

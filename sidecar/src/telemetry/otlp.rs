@@ -54,8 +54,8 @@ impl Exporter {
         SpanData {
             span_context: SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, TraceState::default()),
             parent_span_id: SpanId::from(parent_id),
-            // A server's parent is the caller's span, in another process; all others are children of our own.
-            parent_span_is_remote: kind == SpanKind::Server && parent_id != 0,
+            // A leg's parent is the caller's span, in another process; attempts are children of our own legs.
+            parent_span_is_remote: kind != SpanKind::Client && parent_id != 0,
             span_kind: match kind {
                 SpanKind::Server => OtelKind::Server,
                 SpanKind::Client => OtelKind::Client,

@@ -1,0 +1,102 @@
+//! Listeners and accept loops: one socket per worker on the same address, so that the kernel spreads connections over workers.
+
+use crate::drain::Phase;
+use crate::worker::{Open, Worker};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Connections that the kernel keeps for us between two turns of the accept loop.
+const BACKLOG: i32 = 4096;
+/// A pause when the process is out of descriptors: accepting again at once would fail again at once.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens a listener that others of this process may open as well.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether another process listens on `address` already: with `SO_REUSEPORT` ours would join it and take half of its connections.
+pub fn is_taken(address: SocketAddr) -> bool {
+    let probe = || -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        // Only listening tells: a bound socket without it may share the address with sockets in TIME_WAIT.
+        socket.listen(1)
+    };
+    probe().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Accepts until the drain says to stop; each connection is served in a task of its own, which `connections` owns.
+///
+/// Cancel safe: connections that were accepted go on.
+pub async fn run<F: Future<Output = ()> + 'static>(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    mut serve: impl FnMut(TcpStream, SocketAddr, Open) -> F,
+) {
+    let mut connections = JoinSet::new();
+    let drain = worker.drain.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.draining() => break,
+        };
+        take(&worker, accepted, &mut connections, &mut serve).await;
+        while connections.try_join_next().is_some() {}
+    }
+    // What the kernel has accepted for us must not be reset by closing the listener.
+    while let Some(accepted) = now_or_never(listener.accept()) {
+        take(&worker, accepted, &mut connections, &mut serve).await;
+    }
+    drop(listener);
+    debug_assert!(drain.phase() >= Phase::Draining);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn take<F: Future<Output = ()> + 'static>(
+    worker: &Rc<Worker>,
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    connections: &mut JoinSet<()>,
+    serve: &mut impl FnMut(TcpStream, SocketAddr, Open) -> F,
+) {
+    match accepted {
+        Ok((tcp, address)) => {
+            worker.metrics.accepted();
+            let Some(open) = worker.admit() else {
+                worker.metrics.limit_hit("connections");
+                crate::forward::reset(&tcp);
+                return;
+            };
+            // A refusal of the option costs latency, never correctness.
+            let _ = tcp.set_nodelay(true);
+            connections.spawn_local(serve(tcp, address, open));
+        }
+        Err(error) => {
+            worker.metrics.limit_hit("accept");
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        }
+    }
+}
+
+fn now_or_never<T>(future: impl Future<Output = io::Result<T>>) -> Option<io::Result<T>> {
+    let mut future = std::pin::pin!(future);
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut cx) {
+        std::task::Poll::Ready(Ok(accepted)) => Some(Ok(accepted)),
+        std::task::Poll::Ready(Err(_)) | std::task::Poll::Pending => None,
+    }
+}

@@ -1,0 +1,396 @@
+//! One HTTP/2 connection from a client: each stream is an exchange of its own, in a task of its own.
+
+use super::message::{Request, Response, header_size};
+use super::pump::{self, PumpError, Replay, Sink, Source};
+use super::{CONNECTION_WINDOW, HEADER_SLACK, STREAM_WINDOW, STREAMS_MAX, client};
+use crate::cause::Cause;
+use crate::exchange::{Attempt, Client, Exchange, SIDECAR_HEADER_BYTES};
+use crate::io::Io;
+use crate::message::{Reply, RequestEdit};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use heddle_model::RequestView;
+use http::HeaderValue;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// From the connection's begin to the end of its preface and settings.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that a peer may open and cancel before it is served on: the defence against rapid reset (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 32;
+
+/// Serves HTTP/2 on a connection until it ends.
+///
+/// Not cancel safe: dropping it cuts the connection and all its streams.
+pub async fn serve(client: Rc<Client>, io: Io) {
+    let limit = client.header_limit();
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(limit * HEADER_SLACK).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .handshake::<_, Bytes>(io);
+    let Ok(Ok(mut connection)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
+        client.worker.metrics.limit_hit("http2_handshake");
+        return;
+    };
+    let mut streams = JoinSet::new();
+    let mut drain = Some(client.worker.drain.clone());
+    loop {
+        let draining = async {
+            match &drain {
+                Some(watch) => watch.draining().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Biased: requests that are here are served before a drain stops taking them. The loser of the race is asked again.
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    streams.spawn_local(stream(client.clone(), request, respond));
+                    while streams.try_join_next().is_some() {}
+                }
+                Some(Err(_)) | None => break,
+            },
+            () = draining => {
+                connection.graceful_shutdown();
+                drain = None;
+            }
+        }
+    }
+    // The connection is gone: what still runs has nobody to answer.
+    streams.shutdown().await;
+}
+
+async fn stream(client: Rc<Client>, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (parts, body) = request.into_parts();
+    let mut head = Request { parts };
+    let mut source = Source::new(body);
+    let limit = client.header_limit();
+    if head.size() > limit {
+        let detail = format!("{} bytes, the limit is {limit} bytes (HEDDLE_HEADER_LIMIT)", head.size());
+        let reply = client.error(Cause::HeaderTooLarge, &detail);
+        crate::record::refused(&client, &reply);
+        return answer(&mut respond, &head, &reply);
+    }
+    let leg = match client.leg().await {
+        Ok(leg) => leg,
+        Err(reply) => {
+            crate::record::refused(&client, &reply);
+            return answer(&mut respond, &head, &reply);
+        }
+    };
+    let mut exchange = Exchange::begin(client, leg, &mut head);
+    let result = match exchange.route(&mut head) {
+        Ok(()) => forward(&mut exchange, &mut head, &mut source, &mut respond).await,
+        Err(reply) => Err(Ended::Reply(reply)),
+    };
+    let (status, cause, received) = match result {
+        Ok(done) => done,
+        Err(Ended::Reply(reply)) => {
+            answer(&mut respond, &head, &reply);
+            (reply.status, reply.cause, reply.body.len() as u64)
+        }
+        Err(Ended::Reset(reason, cause)) => {
+            respond.send_reset(reason);
+            (cause.answer().status, cause, 0)
+        }
+    };
+    exchange.finish(&head, status, cause, (source.moved, received));
+}
+
+/// How an exchange ends without an endpoint's response.
+enum Ended {
+    Reply(Box<Reply>),
+    Reset(Reason, Cause),
+}
+
+/// The proxy's own answer: a gRPC status for gRPC (which is told as trailers only), plain text otherwise.
+fn answer(respond: &mut SendResponse<Bytes>, request: &Request, reply: &Reply) {
+    let mut response = http::Response::new(());
+    let headers = response.headers_mut();
+    if reply.cause != Cause::Filter {
+        headers.insert(Reply::MARK, HeaderValue::from_static(reply.cause.flag()));
+    }
+    let grpc = request.is_grpc() && reply.cause != Cause::Filter;
+    if grpc {
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(u16::from(reply.cause.answer().grpc)));
+        if let Ok(message) = HeaderValue::from_str(&percent_encode(reply.body.trim_end())) {
+            headers.insert("grpc-message", message);
+        }
+    } else {
+        for (name, value) in &reply.headers {
+            if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+                headers.append(name, value);
+            }
+        }
+        if reply.cause != Cause::Filter {
+            headers.insert("content-type", HeaderValue::from_static("text/plain; charset=utf-8"));
+        }
+        *response.status_mut() = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    }
+    let bare = grpc || reply.body.is_empty() || request.method() == "HEAD";
+    // A client that is gone needs no answer.
+    if let Ok(mut body) = respond.send_response(response, bare)
+        && !bare
+    {
+        let _ = body.send_data(Bytes::copy_from_slice(reply.body.as_bytes()), true);
+    }
+    // The rest of the request is not wanted (RFC 9113 §8.1).
+    if bare {
+        respond.send_reset(Reason::NO_ERROR);
+    }
+}
+
+/// gRPC's encoding of `grpc-message` (gRPC over HTTP/2, "Status-Message").
+fn percent_encode(text: &str) -> String {
+    text.bytes().map(|b| if (0x20..=0x7e).contains(&b) && b != b'%' { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+type Done = (u16, Cause, u64);
+
+async fn forward(exchange: &mut Exchange, head: &mut Request, source: &mut Source, respond: &mut SendResponse<Bytes>) -> Result<Done, Ended> {
+    let mut replay = Replay::default();
+    loop {
+        let mut attempt = exchange.attempt(head).map_err(Ended::Reply)?;
+        let worker = exchange.client.worker.clone();
+        let lease = match client::get(&worker, &attempt.peer, attempt.connect_timeout).await {
+            Ok((lease, _)) => lease,
+            Err(error) => {
+                attempt.connect_failed();
+                let cause = error.cause();
+                exchange.attempt_ended(&attempt, head, None, cause);
+                match exchange.retry_failure(cause, true, replay.chunks().is_some()) {
+                    Some(delay) => {
+                        drop(attempt);
+                        tokio::time::sleep(delay).await;
+                        continue;
+                    }
+                    None => return Err(Ended::Reply(Box::new(exchange.client.error(cause, &error.to_string())))),
+                }
+            }
+        };
+        attempt.connected();
+        let outcome = send(&lease, head, source, &mut replay, respond, attempt.deadline).await;
+        let failure = match outcome {
+            Ok((response, sink)) => {
+                let (status, grpc) = (response.parts.status.as_u16(), response.grpc_status());
+                if source.is_done()
+                    && let Some(delay) = exchange.retry_response(status, grpc, replay.chunks().is_some())
+                {
+                    attempt.failed();
+                    exchange.attempt_ended(&attempt, head, Some(status), Cause::None);
+                    tokio::time::sleep(delay).await;
+                    continue;
+                }
+                attempt.responded();
+                replay.seal();
+                let result = relay(exchange, &attempt, (source, sink), response, respond).await;
+                let cause = match &result {
+                    Ok((_, cause, _)) | Err(Ended::Reset(_, cause)) => *cause,
+                    Err(Ended::Reply(reply)) => reply.cause,
+                };
+                exchange.attempt_ended(&attempt, head, Some(status), cause);
+                return result;
+            }
+            Err(failure) => failure,
+        };
+        attempt.failed();
+        if let Some(delay) = judge(exchange, &attempt, head, &failure, &replay)? {
+            drop(attempt);
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}
+
+/// Whether a failed attempt is followed by another, after some time; or how the exchange ends.
+fn judge(exchange: &mut Exchange, attempt: &Attempt, head: &Request, failure: &Failure, replay: &Replay) -> Result<Option<Duration>, Ended> {
+    let (cause, unprocessed) = match failure {
+        Failure::ClientReset(reason) => {
+            exchange.attempt_ended(attempt, head, None, Cause::ClientGone);
+            return Err(Ended::Reset(*reason, Cause::ClientGone));
+        }
+        Failure::Timeout => (exchange.timed_out(), false),
+        Failure::Upstream { unprocessed, .. } => (Cause::Reset, *unprocessed),
+    };
+    exchange.attempt_ended(attempt, head, None, cause);
+    if let Some(delay) = exchange.retry_failure(cause, unprocessed, replay.chunks().is_some()) {
+        return Ok(Some(delay));
+    }
+    if let Failure::Upstream { reason: Some(reason), by_endpoint: true, .. } = failure {
+        // The application's own words.
+        return Err(Ended::Reset(*reason, cause));
+    }
+    Err(Ended::Reply(Box::new(exchange.client.error(cause, &format!("{} at {}", failure.text(), attempt.peer.address)))))
+}
+
+/// Why there is no response.
+enum Failure {
+    ClientReset(Reason),
+    Timeout,
+    Upstream { reason: Option<Reason>, by_endpoint: bool, unprocessed: bool, text: String },
+}
+
+impl Failure {
+    fn of(error: &h2::Error) -> Self {
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let gone_away = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
+        Self::Upstream {
+            reason: error.reason(),
+            by_endpoint: error.is_reset() && error.is_remote(),
+            unprocessed: refused || gone_away,
+            text: error.to_string(),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::ClientReset(_) => "the client gave up",
+            Self::Timeout => "no response in time",
+            Self::Upstream { text, .. } => text,
+        }
+    }
+}
+
+fn timer(deadline: Option<Instant>) -> Option<Pin<Box<Sleep>>> {
+    deadline.map(|d| Box::pin(sleep_until(d)))
+}
+
+fn expired(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    timer.as_mut().is_some_and(|t| t.as_mut().poll(cx).is_ready())
+}
+
+/// Sends the request until the response's head is here.
+async fn send(
+    lease: &client::Lease,
+    head: &Request,
+    source: &mut Source,
+    replay: &mut Replay,
+    respond: &mut SendResponse<Bytes>,
+    deadline: Option<Instant>,
+) -> Result<(Response, Sink), Failure> {
+    let mut timer = timer(deadline);
+    let mut sender = lease.sender();
+    poll_fn(|cx| {
+        if expired(&mut timer, cx) {
+            return Poll::Ready(Err(Failure::Timeout));
+        }
+        sender.poll_ready(cx).map_err(|e| Failure::of(&e))
+    })
+    .await?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = head.parts.method.clone();
+    *request.uri_mut() = head.parts.uri.clone();
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = head.parts.headers.clone();
+    if let Some(protocol) = head.parts.extensions.get::<h2::ext::Protocol>() {
+        request.extensions_mut().insert(protocol.clone());
+    }
+    let sent = replay.chunks().unwrap_or_default();
+    let bodiless = source.is_done() && sent.is_empty() && replay.trailers().is_none();
+    let (mut response, stream) = sender.send_request(request, bodiless).map_err(|e| Failure::of(&e))?;
+    let mut sink = Sink::new(stream, sent, bodiless);
+    let mut sending = !bodiless;
+    let head = poll_fn(|cx| {
+        if expired(&mut timer, cx) {
+            return Poll::Ready(Err(Failure::Timeout));
+        }
+        if sending {
+            match pump::poll(cx, source, &mut sink, Some(replay)) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(()) | Err(PumpError::To(_))) => sending = false,
+                Poll::Ready(Err(PumpError::From(reason))) => {
+                    sink.reset(reason);
+                    return Poll::Ready(Err(Failure::ClientReset(reason)));
+                }
+            }
+        }
+        if let Poll::Ready(reset) = respond.poll_reset(cx) {
+            let reason = reset.unwrap_or(Reason::CANCEL);
+            sink.reset(reason);
+            return Poll::Ready(Err(Failure::ClientReset(reason)));
+        }
+        // Interim responses: h2's server has no way to pass them on.
+        Pin::new(&mut response).poll(cx).map_err(|e| Failure::of(&e))
+    })
+    .await?;
+    let (parts, body) = head.into_parts();
+    let response = Response { parts, body: Some(body) };
+    Ok((response, sink))
+}
+
+/// Passes the response on, and what is left of the request.
+async fn relay(
+    exchange: &mut Exchange,
+    attempt: &Attempt,
+    (source, mut sink): (&mut Source, Sink),
+    mut response: Response,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Done, Ended> {
+    let limit = exchange.client.worker.config.header_limit + if attempt.peer.identity.is_some() { SIDECAR_HEADER_BYTES } else { 0 };
+    if header_size(&response.parts.headers) > limit {
+        let detail = format!("the limit is {limit} bytes (HEDDLE_HEADER_LIMIT)");
+        return Err(Ended::Reply(Box::new(exchange.client.error(Cause::ResponseHeaderTooLarge, &detail))));
+    }
+    exchange.edit_response(&mut response);
+    let status = response.parts.status.as_u16();
+    let Some(body) = response.body.take() else {
+        return Err(Ended::Reset(Reason::INTERNAL_ERROR, Cause::UpstreamProtocol));
+    };
+    let mut received = Source::new(body);
+    let bodiless = received.is_done();
+    let stream = respond
+        .send_response(http::Response::from_parts(response.parts, ()), bodiless)
+        .map_err(|e| Ended::Reset(pump::reason(&e), Cause::ClientGone))?;
+    let mut back = Sink::new(stream, &[], bodiless);
+    let mut timer = timer(attempt.deadline);
+    let mut sending = !source.is_done() || !sink.is_ended();
+    let ended = poll_fn(|cx| {
+        if expired(&mut timer, cx) {
+            return Poll::Ready(Err((Reason::CANCEL, Cause::RequestTimeout)));
+        }
+        if sending {
+            match pump::poll(cx, source, &mut sink, None) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(()) | Err(PumpError::To(_))) => sending = false,
+                Poll::Ready(Err(PumpError::From(reason))) => {
+                    sink.reset(reason);
+                    return Poll::Ready(Err((reason, Cause::ClientGone)));
+                }
+            }
+        }
+        if back.is_ended() {
+            // A bidirectional call whose server has said its last word: the request's rest is the client's own affair.
+            return Poll::Ready(Ok(()));
+        }
+        match pump::poll(cx, &mut received, &mut back, None) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(PumpError::From(reason))) => Poll::Ready(Err((reason, Cause::Reset))),
+            Poll::Ready(Err(PumpError::To(reason))) => {
+                sink.reset(reason);
+                Poll::Ready(Err((reason, Cause::ClientGone)))
+            }
+        }
+    })
+    .await;
+    if let Err((reason, cause)) = ended {
+        back.reset(reason);
+        return Ok((status, cause, received.moved));
+    }
+    if !source.is_done() {
+        back.reset(Reason::NO_ERROR);
+    }
+    Ok((status, Cause::None, received.moved))
+}

@@ -1,0 +1,204 @@
+//! THE WALK, outbound: a connection of the application, from accept to the record of its end.
+//!
+//! ```text
+//! accept.rs         1  a connection
+//! original_dst.rs   2  where it meant to go, or an explicit listener's fixed target
+//! policy.rs         2a the policy of that target
+//! detect.rs         3  what it speaks
+//! http1/, http2/    4  requests
+//! exchange.rs       5  route, filters, balance, attempts
+//! connect.rs        9  a connection to the endpoint: pool, mTLS
+//! forward.rs       10  bytes
+//! record.rs        11  the record
+//! ```
+
+use crate::cause::Cause;
+use crate::connect::{self, Peer};
+use crate::detect::{self, Detected};
+use crate::exchange::{Client, POLICY_TIMEOUT, Side};
+use crate::first::{self, First, Speaker};
+use crate::forward::{self, Copied};
+use crate::http1::conn::Conn;
+use crate::io::{Io, Rewound};
+use crate::policy::{InForce, OutboundTarget, WorkerOutbound};
+use crate::record;
+use crate::worker::{Open, Worker};
+use crate::{http1, http2};
+use bytes::{Bytes, BytesMut};
+use heddle_identity::tls::MeshProtocol;
+use heddle_model::{BackendTarget, Protocol};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Endpoints that an opaque connection tries before it gives up; nothing of it was sent to any of them.
+const TCP_TRIES_MAX: usize = 3;
+
+/// Serves one connection of the application to `target`.
+pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpStream, address: SocketAddr, _open: Open) {
+    let policy = match target.known(Instant::now() + POLICY_TIMEOUT).await {
+        InForce::Policy(policy) => policy,
+        refused @ (InForce::Pending | InForce::Unknown) => {
+            let cause = if matches!(refused, InForce::Pending) { Cause::PolicyUnknown } else { Cause::EgressDenied };
+            let client = Client { worker, side: Side::Outbound(target), address, peer: None };
+            return refuse(&client, tcp, cause).await;
+        }
+    };
+    let declared = target.learned().unwrap_or(policy.policy().protocol);
+    let (decide, silence): (fn(&[u8]) -> Detected, _) = match declared {
+        Protocol::Opaque | Protocol::Tls => return opaque(&worker, &policy, tcp, Bytes::new()).await,
+        Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => (declared_http, None),
+        Protocol::Detect => (detect::detect, Some(first::SILENCE)),
+    };
+    let Ok(First { detected, bytes, ended }) = first::read(&mut tcp, BytesMut::new(), silence, decide).await else {
+        return;
+    };
+    if ended && bytes.is_empty() && silence.is_none() {
+        return;
+    }
+    let detected = match (detected, declared.is_http()) {
+        // A declared HTTP port never degrades to bytes: what is no HTTP gets a clear 400.
+        (Detected::Opaque | Detected::Tls | Detected::MeshTls | Detected::NeedMore, true) => Detected::Http1,
+        (detected, _) => detected,
+    };
+    match detected {
+        Detected::Http1 | Detected::Http2 => {
+            let client = Rc::new(Client { worker, side: Side::Outbound(target), address, peer: None });
+            http(client, detected, Io::Plain(Rewound::new(bytes, tcp))).await;
+        }
+        Detected::NeedMore => silent(worker, &policy, target, tcp, address).await,
+        Detected::MeshTls | Detected::Tls | Detected::Opaque => opaque(&worker, &policy, tcp, bytes).await,
+    }
+}
+
+/// The client of an undeclared port says nothing: connects to the server too, and lets whoever speaks first decide.
+async fn silent(worker: Rc<Worker>, policy: &WorkerOutbound, target: Rc<OutboundTarget>, mut tcp: TcpStream, address: SocketAddr) {
+    let mut record = record::Tcp::outbound(&worker, policy, Instant::now());
+    let mut server = match open(&worker, policy, &mut record).await {
+        Ok(io) => Conn::new(io, worker.buffers.clone()),
+        Err(cause) => {
+            forward::reset(&tcp);
+            return record.finish(Copied { sent: 0, received: 0, cause });
+        }
+    };
+    if first::speaker(&tcp, &mut server).await == Speaker::Server {
+        target.learn_server_first();
+        return copy(&worker, Io::from(tcp), server, record).await;
+    }
+    let Ok(First { detected, bytes, ended: _ }) = first::read(&mut tcp, BytesMut::new(), None, detect::detect).await else {
+        return;
+    };
+    let io = Io::Plain(Rewound::new(bytes, tcp));
+    if matches!(detected, Detected::Http1 | Detected::Http2) {
+        // A client that connects before it has something to say. Its requests choose endpoints of their own.
+        record.cancel();
+        drop(server);
+        let client = Rc::new(Client { worker, side: Side::Outbound(target), address, peer: None });
+        return http(client, detected, io).await;
+    }
+    copy(&worker, io, server, record).await;
+}
+
+/// What bytes on a port that is declared HTTP are.
+pub fn declared_http(bytes: &[u8]) -> Detected {
+    match (bytes.is_empty(), detect::is_http2(bytes)) {
+        (true, _) | (false, None) => Detected::NeedMore,
+        (false, Some(true)) => Detected::Http2,
+        (false, Some(false)) => Detected::Http1,
+    }
+}
+
+/// Serves HTTP of the version that was found.
+pub async fn http(client: Rc<Client>, detected: Detected, io: Io) {
+    if detected == Detected::Http2 {
+        http2::server::serve(client, io).await;
+    } else {
+        http1::server::serve(client, io).await;
+    }
+}
+
+/// Tells the client in its own language, if it speaks HTTP/1 and speaks at once; otherwise by a reset.
+async fn refuse(client: &Client, mut tcp: TcpStream, cause: Cause) {
+    let reply = client.error(cause, "");
+    record::refused(client, &reply);
+    let first = first::read(&mut tcp, BytesMut::new(), Some(first::SILENCE), detect::detect).await;
+    if let Ok(First { detected: Detected::Http1, .. }) = first {
+        let text = format!(
+            "HTTP/1.1 {} Refused\r\n{}: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+            reply.status,
+            crate::message::Reply::MARK,
+            cause.flag(),
+            reply.body.len(),
+            reply.body
+        );
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut tcp, text.as_bytes()).await;
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut tcp).await;
+        return;
+    }
+    forward::reset(&tcp);
+}
+
+/// Copies bytes to an endpoint.
+async fn opaque(worker: &Rc<Worker>, policy: &WorkerOutbound, tcp: TcpStream, bytes: Bytes) {
+    let mut record = record::Tcp::outbound(worker, policy, Instant::now());
+    match open(worker, policy, &mut record).await {
+        Ok(server) => {
+            let server = Conn::new(server, worker.buffers.clone());
+            copy(worker, Io::Plain(Rewound::new(bytes, tcp)), server, record).await;
+        }
+        Err(cause) => {
+            forward::reset(&tcp);
+            record.finish(Copied { sent: 0, received: 0, cause });
+        }
+    }
+}
+
+async fn copy(worker: &Worker, client: Io, mut server: Conn, record: record::Tcp) {
+    let mut client = Conn::new(client, worker.buffers.clone());
+    let copied = tokio::select! {
+        copied = forward::copy(&mut client, &mut server, None) => copied,
+        // A drain has waited for it as long as it may.
+        () = worker.drain.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
+    };
+    record.finish(copied);
+}
+
+/// A connection to one of the endpoints that the policy's weights choose.
+async fn open(worker: &Rc<Worker>, policy: &WorkerOutbound, record: &mut record::Tcp) -> Result<Io, Cause> {
+    let chosen = policy.choose(&policy.policy().tcp, &mut worker.rng.borrow_mut()).map(|(_, target)| target.clone());
+    let index = match chosen {
+        Some(BackendTarget::Backend(index)) => index,
+        Some(BackendTarget::Invalid { .. }) => return Err(Cause::InvalidBackend),
+        None => return Err(Cause::NoRoute),
+    };
+    let backend = policy.backend(index).ok_or(Cause::InvalidBackend)?.clone();
+    let mut tried = Vec::with_capacity(TCP_TRIES_MAX);
+    let mut cause = Cause::NoEndpoints;
+    while tried.len() < TCP_TRIES_MAX {
+        let picked = backend.pick(Instant::now(), &mut worker.rng.borrow_mut(), &tried);
+        let Some(mut picked) = picked else {
+            break;
+        };
+        let peer = Peer { address: picked.endpoint().address, identity: picked.endpoint().identity.clone() };
+        if tried.contains(&peer.address) {
+            break;
+        }
+        let timeout = backend.config().connect_timeout;
+        record.to(&backend, picked.endpoint());
+        match connect::open(worker, &peer, MeshProtocol::Opaque, timeout).await {
+            Ok(io) => {
+                picked.connected();
+                record.hold(picked);
+                return Ok(io);
+            }
+            Err(error) => {
+                picked.connect_failed(Instant::now());
+                cause = error.cause();
+                tracing::debug!(%error, "an endpoint was not reached");
+                tried.push(peer.address);
+            }
+        }
+    }
+    Err(cause)
+}

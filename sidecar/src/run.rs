@@ -1,0 +1,333 @@
+//! The process: threads, listeners, signals and the end.
+//!
+//! N worker threads carry traffic; the control thread (this one) talks to the control plane, serves the admin port and exports. They
+//! share read-only handles and nothing else.
+
+use crate::accept;
+use crate::access_log::{self, AccessLog};
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::discover::Discovery;
+use crate::drain::{Drain, Drained};
+use crate::metrics;
+use crate::policy::{InboundTarget, OutboundTarget};
+use crate::telemetry::{Telemetry, logs};
+use crate::worker::{Seams, Worker};
+use crate::{inbound, original_dst, outbound};
+use heddle_model::Target;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::process::ExitCode;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+/// The exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const EXIT_CONFIG: u8 = 64;
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// Why the sidecar cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A listener's address cannot be had.
+    #[error("cannot listen on {address} ({what}): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for: the variable that names it.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A name makes no SPIFFE id.
+    #[error("the workload's names make no SPIFFE id: {0}")]
+    Identity(#[from] heddle_model::spiffe_id::SpiffeIdError),
+    /// The operating system refused something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs a sidecar that the environment configures, until it is told to end.
+///
+/// Exit codes: 0 after an orderly end, 1 when it cannot run, 64 for a wrong configuration (every mistake is printed).
+pub fn run_from_env() -> ExitCode {
+    let config = match Config::from_environment() {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    logs::install(&config);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heddle sidecar: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One listener of one worker: its socket, and what its connections are for.
+#[derive(Debug)]
+struct Listener {
+    socket: StdListener,
+    purpose: Purpose,
+}
+
+#[derive(Debug, Clone)]
+enum Purpose {
+    Outbound(Target),
+    Inbound(u16, SocketAddr),
+    OutboundIntercept,
+    InboundIntercept,
+}
+
+/// Opens every listener of every worker before anything runs, so that a port in use is one clear error.
+fn listeners(config: &Config) -> Result<Vec<Vec<Listener>>, RunError> {
+    let mut wanted = Vec::new();
+    for listener in &config.outbound {
+        wanted.push((listener.listen, "HEDDLE_OUTBOUND", Purpose::Outbound(Target::Authority(listener.authority.to_string()))));
+    }
+    for listener in &config.inbound {
+        wanted.push((listener.listen, "HEDDLE_INBOUND", Purpose::Inbound(listener.port, listener.application)));
+    }
+    wanted.extend(config.outbound_intercept.map(|a| (a, "HEDDLE_OUTBOUND_INTERCEPT", Purpose::OutboundIntercept)));
+    wanted.extend(config.inbound_intercept.map(|a| (a, "HEDDLE_INBOUND_INTERCEPT", Purpose::InboundIntercept)));
+    for (address, what, _) in &wanted {
+        if accept::is_taken(*address) {
+            return Err(RunError::Listen { address: *address, what, source: io::ErrorKind::AddrInUse.into() });
+        }
+    }
+    (0..config.workers.get())
+        .map(|_| {
+            wanted
+                .iter()
+                .map(|(address, what, purpose)| {
+                    let socket = accept::listen(*address).map_err(|source| RunError::Listen { address: *address, what, source })?;
+                    Ok(Listener { socket, purpose: purpose.clone() })
+                })
+                .collect()
+        })
+        .collect()
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::System { what: "starting a runtime", source })
+}
+
+/// Runs until a signal or `POST /drain`, then drains.
+///
+/// # Errors
+/// When a listener, a thread or the identity cannot be had.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let config = Arc::new(config);
+    let listeners = listeners(&config)?;
+    let admin = accept::listen(config.admin).map_err(|source| RunError::Listen { address: config.admin, what: "HEDDLE_ADMIN", source })?;
+    let runtime = runtime()?;
+    runtime.block_on(control(config, listeners, admin))
+}
+
+/// The control thread.
+async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, admin: StdListener) -> Result<(), RunError> {
+    let drain = Drain::new();
+    let mut rng = fastrand::Rng::new();
+    let (credentials, renewal) = Credentials::new(&config, rng.fork())?;
+    let (discovery, stream) = Discovery::new(&config, &credentials, rng.fork())?;
+    let (spans, telemetry) = Telemetry::new(&config, discovery.settings());
+    let (access_log, access_log_writer) = AccessLog::new(access_log::format(config.log_format));
+    let seams = Seams { config: config.clone(), discovery: discovery.clone(), credentials: credentials.context(), spans, access_log };
+    let own = prometheus::Registry::new();
+    let registered = credentials
+        .register(&own)
+        .and_then(|()| discovery.register(&own))
+        .and_then(|()| telemetry.register(&own))
+        .and_then(|()| access_log_writer.register(&own));
+    if let Err(error) = registered {
+        tracing::error!(%error, "some metrics are missing");
+    }
+    let (workers, mut registries) = start_workers(&seams, listeners, &drain).await?;
+    registries.push(own);
+    let shown = Admin::new(&config, move || metrics::gather(&registries), credentials.context(), discovery, drain.clone());
+    let admin = TcpListener::from_std(admin).map_err(|source| RunError::System { what: "the admin listener", source })?;
+    let (end, ended) = watch::channel(false);
+    let until_end = |mut ended: watch::Receiver<bool>| async move {
+        let _ = ended.wait_for(|end| *end).await;
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(shown.serve(admin, until_end(ended.clone())));
+    tasks.spawn(telemetry.run(until_end(ended.clone())));
+    tasks.spawn(access_log_writer.run(until_end(ended)));
+    let mut endless = JoinSet::new();
+    endless.spawn(renewal.run());
+    endless.spawn(stream.run());
+    tracing::info!(
+        workload = %format!("{}/{}", config.namespace, config.workload),
+        workers = config.workers.get(),
+        admin = %config.admin,
+        "sidecar started"
+    );
+    wait_for_end(&drain).await?;
+    tracing::info!(lame_duck = ?config.lame_duck, deadline = ?config.drain, "draining");
+    match drain.run(config.lame_duck, config.drain).await {
+        Drained::Idle => tracing::info!("drained"),
+        Drained::Deadline { left } => tracing::warn!(left, "the drain's deadline has passed: what is left is cut"),
+    }
+    for worker in workers {
+        // A worker that panicked has said so already.
+        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    }
+    end.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn wait_for_end(drain: &Drain) -> Result<(), RunError> {
+    let signal_error = |source| RunError::System { what: "listening for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(signal_error)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signal_error)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = drain.requested() => {}
+    }
+    Ok(())
+}
+
+type Workers = Vec<thread::JoinHandle<()>>;
+
+async fn start_workers(seams: &Seams, listeners: Vec<Vec<Listener>>, drain: &Drain) -> Result<(Workers, Vec<prometheus::Registry>), RunError> {
+    let mut workers = Vec::new();
+    let mut registries = Vec::new();
+    for (number, listeners) in listeners.into_iter().enumerate() {
+        let (seams, watch) = (seams.clone(), drain.watch());
+        let (registry, registered) = oneshot::channel();
+        let runtime = runtime()?;
+        let worker = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || LocalSet::new().block_on(&runtime, work(seams, watch, listeners, registry)))
+            .map_err(|source| RunError::System { what: "starting a worker thread", source })?;
+        registries.extend(registered.await);
+        workers.push(worker);
+    }
+    Ok((workers, registries))
+}
+
+/// One worker thread, until the drain has ended and its connections are gone or cut.
+async fn work(seams: Seams, watch: crate::drain::Watch, listeners: Vec<Listener>, registry: oneshot::Sender<prometheus::Registry>) {
+    let worker = Worker::new(seams, watch);
+    // The control thread waits for it, unless it is ending already.
+    let _ = registry.send(worker.metrics.registry());
+    let mut loops = JoinSet::new();
+    for Listener { socket, purpose } in listeners {
+        match TcpListener::from_std(socket) {
+            Ok(listener) => {
+                loops.spawn_local(accept_for(worker.clone(), listener, purpose));
+            }
+            Err(error) => tracing::error!(%error, "a listener could not be used"),
+        }
+    }
+    let sweeping = worker.clone();
+    let all = async { while loops.join_next().await.is_some() {} };
+    tokio::select! {
+        () = all => {}
+        () = worker.drain.deadline() => {}
+        () = sweep(&sweeping) => {}
+    }
+    worker.connections.clear();
+}
+
+async fn sweep(worker: &Worker) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.connections.sweep(tokio::time::Instant::now());
+    }
+}
+
+async fn accept_for(worker: Rc<Worker>, listener: TcpListener, purpose: Purpose) {
+    let w = worker.clone();
+    match purpose {
+        Purpose::Outbound(target) => {
+            let target = outbound_target(&worker, &target);
+            accept::run(worker, listener, move |tcp, from, open| outbound::serve(w.clone(), target.clone(), tcp, from, open)).await;
+        }
+        Purpose::Inbound(port, app) => {
+            let target = inbound_target(&worker, port, app);
+            accept::run(worker, listener, move |tcp, from, open| inbound::serve(w.clone(), target.clone(), tcp, from, open)).await;
+        }
+        Purpose::OutboundIntercept => {
+            let mut targets: HashMap<SocketAddr, Weak<OutboundTarget>> = HashMap::new();
+            accept::run(worker, listener, move |tcp, from, open| {
+                let target = original_dst::original_dst(&tcp).ok().flatten().map(|to| {
+                    let known = targets.get(&to).and_then(Weak::upgrade);
+                    known.unwrap_or_else(|| {
+                        targets.retain(|_, weak| weak.strong_count() > 0);
+                        let target = outbound_target(&w, &Target::Address(to));
+                        targets.insert(to, Rc::downgrade(&target));
+                        target
+                    })
+                });
+                let w = w.clone();
+                async move {
+                    match target {
+                        Some(target) => outbound::serve(w, target, tcp, from, open).await,
+                        None => w.metrics.limit_hit("loop"),
+                    }
+                }
+            })
+            .await;
+        }
+        Purpose::InboundIntercept => {
+            let mut targets: HashMap<SocketAddr, Weak<InboundTarget>> = HashMap::new();
+            accept::run(worker, listener, move |tcp, from, open| {
+                let target = original_dst::original_dst(&tcp).ok().flatten().map(|to| {
+                    let known = targets.get(&to).and_then(Weak::upgrade);
+                    known.unwrap_or_else(|| {
+                        targets.retain(|_, weak| weak.strong_count() > 0);
+                        let target = inbound_target(&w, to.port(), to);
+                        targets.insert(to, Rc::downgrade(&target));
+                        target
+                    })
+                });
+                let w = w.clone();
+                async move {
+                    match target {
+                        Some(target) => inbound::serve(w, target, tcp, from, open).await,
+                        None => w.metrics.limit_hit("loop"),
+                    }
+                }
+            })
+            .await;
+        }
+    }
+}
+
+fn outbound_target(worker: &Rc<Worker>, target: &Target) -> Rc<OutboundTarget> {
+    let receiver = worker.discovery.outbound(target);
+    Rc::new(OutboundTarget::new(receiver, worker.backends.clone(), worker.metrics.clone()))
+}
+
+fn inbound_target(worker: &Rc<Worker>, port: u16, app: SocketAddr) -> Rc<InboundTarget> {
+    let receiver = worker.discovery.inbound(port);
+    Rc::new(InboundTarget::new(app, receiver, worker.metrics.clone()))
+}
