@@ -72,26 +72,6 @@ impl<T> Located<T> {
     pub fn field_position(&self, field_path: &str) -> Position {
         self.tree.position(field_path)
     }
-
-    /// Keeps the place and changes what was read.
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Located<U> {
-        Located { object: change(self.object), file: self.file, position: self.position, tree: self.tree }
-    }
-}
-
-impl Located<Object> {
-    /// A problem with a field of this object, for those who find one later than this reader.
-    #[must_use]
-    pub fn problem(&self, level: Level, field_path: &str, message: String) -> Problem {
-        Problem {
-            level,
-            file: Arc::clone(&self.file),
-            position: Some(self.field_position(field_path)),
-            object: Some(self.object.id()),
-            field_path: field_path.to_owned(),
-            message,
-        }
-    }
 }
 
 /// Reads a directory with its subdirectories (`.yaml`, `.yml`, `.json`), or one file.
@@ -151,7 +131,7 @@ impl Reader {
     fn file(&mut self, path: &Path, text: &str) {
         let file: Arc<Path> = Arc::from(path);
         for document in tree::documents(text) {
-            let object = document.root.as_ref().and_then(identify);
+            let object = document.root.as_ref().or(document.beginning.as_ref()).and_then(identify);
             let refused = !document.errors.is_empty();
             for error in document.errors {
                 self.problem(&file, Level::Error, error.at, object.clone(), "", error.message);

@@ -193,6 +193,8 @@ pub(super) struct SyntaxError {
 pub(super) struct Document {
     /// The root, or nothing when the document is empty or cannot be read.
     pub(super) root: Option<Node>,
+    /// What came before the error that ended it, when that is enough to tell which object it is.
+    pub(super) beginning: Option<Node>,
     /// What is wrong with its form: one error that ended it, or duplicate keys.
     pub(super) errors: Vec<SyntaxError>,
 }
@@ -209,7 +211,7 @@ pub(super) fn documents(text: &str) -> Vec<Document> {
         .collect();
     if let Some((first_line, _)) = chunks.get(MAX_DOCUMENTS) {
         let message = format!("the file has {} documents; from here on they are not read", chunks.len());
-        documents.push(Document { root: None, errors: vec![SyntaxError { at: position(1, 0, *first_line), message }] });
+        documents.push(Document { root: None, beginning: None, errors: vec![SyntaxError { at: position(1, 0, *first_line), message }] });
     }
     documents
 }
@@ -244,16 +246,22 @@ fn split(text: &str) -> Vec<(u32, &str)> {
 }
 
 fn read_document(chunk: &str, first_line: u32) -> Document {
-    let mut options = Options::default();
-    options.emit_comments = false;
-    options.flow_nesting_limit = MAX_DEPTH;
-    options.block_nesting_limit = MAX_DEPTH;
-    let parser = Parser::new_from_str_with_options(chunk, options);
-    let mut builder = Builder { parser, first_line, anchors: HashMap::new(), nodes: 0, text: 0, errors: Vec::new() };
+    let mut builder = Builder::new(chunk, first_line);
     match builder.document() {
-        Ok(root) => Document { root, errors: builder.errors },
-        Err(error) => Document { root: None, errors: vec![error] },
+        Ok(root) => Document { root, beginning: None, errors: builder.errors },
+        Err(error) => {
+            let good_lines = usize::try_from(error.at.line.saturating_sub(first_line + 1)).unwrap_or(0);
+            Document { root: None, beginning: beginning(chunk, good_lines), errors: vec![error] }
+        }
     }
+}
+
+/// What the lines before an error say, when all of the metadata is among them: half of it could be that of another object.
+fn beginning(chunk: &str, good_lines: usize) -> Option<Node> {
+    let end = chunk.split_inclusive('\n').take(good_lines).map(str::len).sum();
+    let node = Builder::new(chunk.get(..end)?, 0).document().ok()??;
+    let Value::Map(entries) = &node.value else { return None };
+    entries.iter().rev().skip(1).any(|entry| entry.key == "metadata").then_some(node)
 }
 
 /// Turns events into nodes. Its recursion is bounded by the parser's limits on nesting.
@@ -267,6 +275,15 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
+    fn new(chunk: &'a str, first_line: u32) -> Self {
+        let mut options = Options::default();
+        options.emit_comments = false;
+        options.flow_nesting_limit = MAX_DEPTH;
+        options.block_nesting_limit = MAX_DEPTH;
+        let parser = Parser::new_from_str_with_options(chunk, options);
+        Self { parser, first_line, anchors: HashMap::new(), nodes: 0, text: 0, errors: Vec::new() }
+    }
+
     fn document(&mut self) -> Result<Option<Node>, SyntaxError> {
         let mut root = None;
         while let Some(next) = self.parser.next_event() {
