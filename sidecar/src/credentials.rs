@@ -38,6 +38,8 @@ const BACKOFF_MAX_WITH: (Duration, Duration) = (Duration::from_millis(250), Dura
 const WALL_CLOCK_CHECK: Duration = Duration::from_secs(30);
 /// Tokens are a few KiB; whatever is larger is some other file.
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
+/// Failures before the first certificate that nobody is told of: about a third of a second.
+const QUIET_START: u32 = 2;
 /// Doubts about the certificate lead to at most one try in this time.
 const SUSPICION_PAUSE: Duration = Duration::from_secs(1);
 
@@ -198,8 +200,9 @@ impl Renewal {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     self.metrics.failed();
-                    // 1, 2, 4, 8 …: told at once, and seldom while it lasts.
-                    if failures.is_power_of_two() {
+                    // 1, 2, 4, 8 …: told at once, and seldom while it lasts. At the start a control plane that comes a moment later
+                    // is no news.
+                    if failures.is_power_of_two() && (self.held.is_some() || failures > QUIET_START) {
                         tracing::warn!(error = causes(&error), failures, "no new certificate");
                     }
                     let wait = self.backoff(failures);

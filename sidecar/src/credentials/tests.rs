@@ -163,3 +163,41 @@ fn a_bundle_without_a_root_is_refused() {
         assert!(trust_bundle(&bad).is_err());
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_does_not_fit_is_refused() {
+    let options = Options::new(Duration::from_secs(60));
+    let (_credentials, renewal) = Credentials::new(&fake::config("127.0.0.1:1"), Rng::with_seed(1)).unwrap();
+    let other: SpiffeId = "spiffe://cluster.local/ns/shop/sa/other".parse().unwrap();
+    let answer = |id: &SpiffeId, now: u64, trust: bool| {
+        let (key, csr) = heddle_identity::csr(id).unwrap();
+        let certificate = options.authority.sign(&csr, id, options.lifetime, now).unwrap();
+        let chain_der = certificate.chain().iter().map(|der| der.to_vec()).collect();
+        (key, proto::CertifyResponse { chain_der, trust: trust.then(|| trust_message(&options.authority)) })
+    };
+    #[track_caller]
+    fn refused(result: Result<Held, CredentialsError>, reason: &str) {
+        let text = causes(&result.map(|_| ()).unwrap_err());
+        assert!(text.contains(reason), "{text}");
+    }
+    let now = unix_now();
+    let (key, good) = answer(&renewal.id, now, true);
+    assert!(renewal.check(key, good.clone()).is_ok());
+    let (key, _) = answer(&renewal.id, now, true);
+    refused(renewal.check(key, good), "cannot be used with its key");
+    let (key, wrong) = answer(&other, now, true);
+    refused(renewal.check(key, wrong), "not for spiffe://cluster.local/ns/shop/sa/front");
+    let (key, rootless) = answer(&renewal.id, now, false);
+    refused(renewal.check(key, rootless), "no roots");
+    let (key, _) = answer(&renewal.id, now, true);
+    refused(renewal.check(key, proto::CertifyResponse::default()), "1 to 8 certificates");
+}
+
+#[test]
+fn a_file_that_is_no_token_is_not_read() {
+    let files = Files::new();
+    files.write_token(&"x".repeat(TOKEN_BYTES_MAX + 1));
+    let path = files.config("127.0.0.1:1".parse().unwrap()).token_file;
+    let error = causes(&read_file(&path).unwrap_err());
+    assert!(error.contains(&path.display().to_string()) && error.contains("more than 65536"), "{error}");
+}

@@ -247,8 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn pauses_leave_room_for_a_second() {
-        let worst = Backoff::try_new(BACKOFF_BASE, BACKOFF_MAX).unwrap().delay(u32::MAX, 1.0);
-        assert!(worst <= Duration::from_millis(500));
+    fn pauses_leave_room_for_a_second_unless_we_are_not_wanted() {
+        let config = fake::config("127.0.0.1:1");
+        let (credentials, _renewal) = Credentials::new(&config, Rng::with_seed(1)).unwrap();
+        let (_discovery, mut stream) = Discovery::new(&config, &credentials, Rng::with_seed(2)).unwrap();
+        let mut longest = |end: &End| (1..100).map(|failures| stream.backoff(end, failures)).max().unwrap();
+        for end in [End::Closed, End::Silent, End::Status(Status::unavailable("starting"))] {
+            assert!(longest(&end) <= Duration::from_millis(500), "{end}");
+        }
+        for end in [End::Status(Status::unauthenticated("who?")), End::Status(Status::failed_precondition("too old"))] {
+            let longest = longest(&end);
+            assert!(longest > Duration::from_secs(1) && longest <= Duration::from_secs(2), "{end}: {longest:?}");
+        }
     }
 }
