@@ -103,6 +103,26 @@ impl Options {
     }
 }
 
+/// A port that nobody else is given while this lives: a socket that is bound and does not listen, so that connections are refused.
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    _bound: socket2::Socket,
+}
+
+impl Port {
+    pub(crate) fn reserve() -> Self {
+        let bound = reusable("127.0.0.1:0".parse().unwrap());
+        Self { address: bound.local_addr().unwrap().as_socket().unwrap(), _bound: bound }
+    }
+
+    /// Listens beside the reservation.
+    pub(crate) fn listen(&self) -> TcpListener {
+        let socket = reusable(self.address);
+        socket.listen(64).unwrap();
+        socket.into()
+    }
+}
+
 /// A running control plane. Dropped, it is killed.
 pub(crate) struct ControlPlane {
     pub(crate) address: SocketAddr,
@@ -110,6 +130,7 @@ pub(crate) struct ControlPlane {
     sessions: mpsc::Receiver<Session>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    port: Option<Port>,
 }
 
 /// How often a certificate was asked for, by proof.
@@ -138,12 +159,11 @@ impl Session {
 
 impl ControlPlane {
     pub(crate) fn start(options: &Options) -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), options)
+        Self::start_at(Port::reserve(), options)
     }
 
-    pub(crate) fn start_at(at: SocketAddr, options: &Options) -> Self {
-        let listener = reusable(at);
-        let address = listener.local_addr().unwrap();
+    pub(crate) fn start_at(port: Port, options: &Options) -> Self {
+        let (listener, address) = (port.listen(), port.address);
         let (sessions_sender, sessions) = mpsc::channel(16);
         let (stop, stopped) = oneshot::channel();
         let asked = Arc::new(Asked::default());
@@ -158,7 +178,7 @@ impl ControlPlane {
             });
             // The runtime ends here, and every connection with it.
         });
-        Self { address, asked, sessions, stop: Some(stop), thread: Some(thread) }
+        Self { address, asked, sessions, stop: Some(stop), thread: Some(thread), port: Some(port) }
     }
 
     /// The next stream that a sidecar opens.
@@ -166,8 +186,10 @@ impl ControlPlane {
         self.sessions.recv().await.expect("the control plane runs")
     }
 
-    pub(crate) fn kill(mut self) {
+    /// Ends it; another can be started at the same port.
+    pub(crate) fn kill(mut self) -> Port {
         self.end();
+        self.port.take().unwrap()
     }
 
     fn end(&mut self) {
@@ -184,13 +206,12 @@ impl Drop for ControlPlane {
     }
 }
 
-fn reusable(at: SocketAddr) -> TcpListener {
+fn reusable(at: SocketAddr) -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::for_address(at), socket2::Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.set_nonblocking(true).unwrap();
     socket.bind(&at.into()).unwrap();
-    socket.listen(64).unwrap();
-    socket.into()
+    socket
 }
 
 async fn serve(listener: TcpListener, rooms: Rooms) {

@@ -64,10 +64,9 @@ async fn the_first_certificate_comes_by_token_and_the_next_by_certificate() {
 async fn the_old_certificate_stays_while_the_control_plane_is_away() {
     let options = Options::new(Duration::from_secs(2));
     let (files, control) = (files(&options), ControlPlane::start(&options));
-    let address = control.address;
-    let mut sidecar = Sidecar::start(&files, address);
+    let mut sidecar = Sidecar::start(&files, control.address);
     sidecar.wait_for(|_| true).await;
-    control.kill();
+    let port = control.kill();
     let old = sidecar.wait_for(|_| true).await;
     // Until it has expired and longer: only the token can get a new one then.
     timeout(PATIENCE, async {
@@ -79,7 +78,7 @@ async fn the_old_certificate_stays_while_the_control_plane_is_away() {
     .unwrap();
     sidecar.failures(2).await;
     assert!(sidecar.contexts.borrow().as_ref().is_some_and(|context| context.certificate() == old.certificate()));
-    let control = ControlPlane::start_at(address, &options);
+    let control = ControlPlane::start_at(port, &options);
     let back = Instant::now();
     sidecar.wait_for(|next| next.certificate() != old.certificate()).await;
     assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
@@ -139,12 +138,11 @@ async fn newer_roots_make_a_new_context_with_the_same_certificate() {
 async fn a_replaced_authority_is_found_by_the_file_when_the_certificate_is_doubted() {
     let options = Options::new(Duration::from_secs(3600));
     let (files, control) = (files(&options), ControlPlane::start(&options));
-    let address = control.address;
-    let mut sidecar = Sidecar::start(&files, address);
+    let mut sidecar = Sidecar::start(&files, control.address);
     let first = sidecar.wait_for(|_| true).await;
-    control.kill();
+    let port = control.kill();
     let replaced = Options::new(Duration::from_secs(3600));
-    let _control = ControlPlane::start_at(address, &replaced);
+    let _control = ControlPlane::start_at(port, &replaced);
     files.write_roots(&replaced.authority);
     sidecar.credentials.doubt();
     let second = sidecar.wait_for(|next| next.bundle_revision() != first.bundle_revision()).await;

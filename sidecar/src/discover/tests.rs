@@ -92,8 +92,7 @@ async fn what_changed_during_an_outage_is_in_force_within_a_second_of_the_return
     let session = timeout(PATIENCE, control.session()).await.unwrap();
     session.send(policy(8080, MtlsMode::Strict, "1")).await;
     in_force(&mut known, "1").await;
-    let address = control.address;
-    control.kill();
+    let port = control.kill();
     let away = async {
         while sidecar.discovery.inventory().connected {
             tokio::task::yield_now().await;
@@ -113,7 +112,7 @@ async fn what_changed_during_an_outage_is_in_force_within_a_second_of_the_return
     };
     timeout(PATIENCE, tired).await.unwrap();
 
-    let mut control = ControlPlane::start_at(address, &options);
+    let mut control = ControlPlane::start_at(port, &options);
     let back = Instant::now();
     let mut session = timeout(PATIENCE, control.session()).await.unwrap();
     session.send(policy(8080, MtlsMode::Permissive, "2")).await;
@@ -148,11 +147,10 @@ async fn a_replaced_authority_is_followed() {
     let session = timeout(PATIENCE, control.session()).await.unwrap();
     session.send(policy(8080, MtlsMode::Strict, "1")).await;
     in_force(&mut known, "1").await;
-    let address = control.address;
-    control.kill();
+    let port = control.kill();
     let replaced = Options::new(Duration::from_secs(3600));
     files.write_roots(&replaced.authority);
-    let mut control = ControlPlane::start_at(address, &replaced);
+    let mut control = ControlPlane::start_at(port, &replaced);
     let session = timeout(PATIENCE, control.session()).await.unwrap();
     session.send(policy(8080, MtlsMode::Strict, "2")).await;
     in_force(&mut known, "2").await;

@@ -226,14 +226,12 @@ async fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
 
 #[tokio::test]
 async fn an_absent_collector_is_counted_and_taken_when_it_comes() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let running = Running::start(Some(&format!("http://{address}")));
+    let port = fake::Port::reserve();
+    let running = Running::start(Some(&format!("http://{}", port.address)));
     running.active(true).await;
     running.sink.try_send(span(1));
     running.count("export_failed", 1).await;
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = TcpListener::from_std(port.listen()).unwrap();
     let (sender, mut received) = mpsc::channel(8);
     let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Receiver(sender)));
     let mut tasks = JoinSet::new();
