@@ -24,10 +24,17 @@ impl Status {
     }
 
     /// What the control plane could not read, a line each; it reads what `up` reads, and the objects that `up` wrote.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    fn problems(&self) -> Vec<String> {
         let problems = self.raw.get("problems").and_then(Value::as_array).into_iter().flatten();
         let serious = problems.filter(|problem| problem.get("level").and_then(Value::as_str) != Some("note"));
         serious.filter_map(|problem| problem.get("text").and_then(Value::as_str).map(str::to_owned)).collect()
+    }
+
+    /// All that is wrong: what could not be read, and what is wrong with what could.
+    pub(crate) fn all(&self) -> Vec<String> {
+        let mut all = self.problems();
+        all.extend(self.sentences());
+        all
     }
 
     /// A list of `/status` as it is; empty when there is none.
@@ -36,7 +43,7 @@ impl Status {
     }
 
     /// What is wrong with objects that were read well, a sentence each.
-    pub(crate) fn sentences(&self) -> Vec<String> {
+    fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         for object in &self.objects {
             let ObjectStatus { kind, namespace, name, parents, ancestors, conditions, notes } = object;
@@ -47,9 +54,9 @@ impl Status {
                 for condition in conditions.iter().filter(|condition| is_wrong(condition)) {
                     let Condition { condition_type, status: _, reason, message, observed_generation: _ } = condition;
                     let target = target.map(|target| format!(" (for {target})")).unwrap_or_default();
-                    let not = if WRONG_WHEN_TRUE.contains(&condition_type.as_str()) { "" } else { "not " };
+                    let is = if WRONG_WHEN_TRUE.contains(&condition_type.as_str()) { "True" } else { "False" };
                     let message = if message.is_empty() { String::new() } else { format!(": {message}") };
-                    sentences.push(format!("{id}{target}: {not}{condition_type}: {reason}{message}"));
+                    sentences.push(format!("{id}{target}: {condition_type} is {is}: {reason}{message}"));
                 }
             }
             sentences.extend(notes.iter().map(|note| format!("{id}: {note}")));
@@ -95,8 +102,8 @@ mod tests {
         assert_eq!(
             status.sentences(),
             [
-                "HTTPRoute/default/reviews (for reviews): not ResolvedRefs: BackendNotFound: Service default/reviews-v3 does not exist",
-                "HTTPRoute/default/reviews (for reviews): PartiallyInvalid: UnsupportedValue",
+                "HTTPRoute/default/reviews (for reviews): ResolvedRefs is False: BackendNotFound: Service default/reviews-v3 does not exist",
+                "HTTPRoute/default/reviews (for reviews): PartiallyInvalid is True: UnsupportedValue",
                 "HTTPRoute/default/lost: parent Service default/x does not exist",
             ]
         );

@@ -127,19 +127,26 @@ impl Reading {
         if sample.label("direction") != "outbound" {
             return None;
         }
-        let label = |name| sample.label(name).to_owned();
+        // A label that has nothing to say is "none": the rows say that in their own words.
+        let label = |name| Some(sample.label(name)).filter(|value| *value != "none").unwrap_or_default().to_owned();
         let key = Key { service: label("service"), route: label("route"), backend: label("backend"), version: label("version"), kind };
         Some(self.0.entry(key).or_default())
     }
 }
 
-/// Whether a series counts failures: answers of class 5xx, and whatever the proxy itself could not do for the client.
+/// Whether a series counts failures: answers of class 5xx, and exchanges that the mesh cut short. What the client did wrong (4xx), and a
+/// client that went away, are no failures of the Service.
 fn is_failure(sample: &Sample<'_>) -> bool {
-    sample.label("code_class") == "5xx" || !is_no_cause(sample.label("cause"))
+    match sample.label("code_class") {
+        "5xx" => true,
+        "1xx" | "2xx" | "3xx" | "4xx" => false,
+        _ => !is_no_cause(sample.label("cause")) && sample.label("cause") != "client_gone",
+    }
 }
 
+/// Causes that are none: the application answered, or a filter of the rule, as it should.
 fn is_no_cause(cause: &str) -> bool {
-    matches!(cause, "" | "none" | "ok")
+    matches!(cause, "" | "none" | "filter")
 }
 
 /// What passed over all sidecars: since the beginning, and within the last few intervals.

@@ -4,8 +4,8 @@ use super::plan::key;
 use heddle_crds::core::Service;
 use heddle_crds::heddle::LocalWorkload;
 use heddle_crds::manifest::{Level, read_dir};
-use heddle_crds::object::Object;
-use std::collections::BTreeMap;
+use heddle_crds::object::{Object, ObjectId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,8 +23,10 @@ pub(crate) struct Desired {
     pub(crate) trust_domain: String,
     /// How many objects there are of any kind.
     pub(crate) objects: usize,
-    /// Some object is not in force: one that is missing here may only be written wrong.
-    pub(crate) incomplete: bool,
+    /// The objects that are written wrong, so that they are not here.
+    broken: BTreeSet<ObjectId>,
+    /// Something is so wrong that nobody knows which objects it is.
+    unreadable: bool,
     /// Everything that is wrong, with its place, a sentence each: errors and warnings.
     pub(crate) problems: Vec<String>,
     /// What was left out on purpose, a sentence each.
@@ -35,13 +37,13 @@ impl Desired {
     /// Reads a directory. Blocks while reading.
     pub(crate) fn read(directory: &Path) -> Self {
         let manifests = read_dir(directory);
-        let mut desired = Self {
-            incomplete: manifests.has_errors(),
-            objects: manifests.objects.len(),
-            trust_domain: TRUST_DOMAIN_DEFAULT.to_owned(),
-            ..Self::default()
-        };
+        let mut desired = Self { objects: manifests.objects.len(), trust_domain: TRUST_DOMAIN_DEFAULT.to_owned(), ..Self::default() };
         for problem in &manifests.problems {
+            match (&problem.object, problem.level) {
+                (Some(object), Level::Error) => drop(desired.broken.insert(object.clone())),
+                (None, Level::Error) => desired.unreadable = true,
+                (_, Level::Warning | Level::Note) => {}
+            }
             match problem.level {
                 Level::Error | Level::Warning => desired.problems.push(problem.to_string()),
                 Level::Note => desired.notes.push(problem.to_string()),
@@ -69,6 +71,30 @@ impl Desired {
             }
         }
         desired
+    }
+
+    /// Keeps what an earlier reading had and this one misses only because it is written wrong now: a mistake in an edit ends nothing.
+    pub(crate) fn keep_from(&mut self, earlier: &Self) {
+        let is_broken = |kind: &str, namespace: &str, name: &str| {
+            let id = ObjectId { kind: kind.to_owned(), namespace: Some(namespace.to_owned()), name: name.to_owned() };
+            self.unreadable || self.broken.contains(&id)
+        };
+        let name_of = |service: &Service| {
+            let metadata = &service.metadata;
+            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+        };
+        let present: BTreeSet<_> = self.services.iter().map(name_of).collect();
+        let services = earlier.services.iter().filter(|service| {
+            let (namespace, name) = name_of(service);
+            is_broken("Service", &namespace, &name) && !present.contains(&(namespace, name))
+        });
+        let services: Vec<_> = services.cloned().collect();
+        let workloads = earlier.workloads.iter().filter(|((namespace, name), _)| is_broken("LocalWorkload", namespace, name));
+        let workloads: Vec<_> = workloads.map(|(key, workload)| (key.clone(), workload.clone())).collect();
+        self.services.extend(services);
+        for (key, workload) in workloads {
+            self.workloads.entry(key).or_insert(workload);
+        }
     }
 }
 
@@ -159,14 +185,34 @@ mod tests {
         let scratch = Scratch::new("mistake");
         scratch.write("front.yaml", &format!("{WORKLOAD}---\n{SERVICE}"));
         let desired = Desired::read(&scratch.0);
-        assert!(!desired.incomplete && desired.problems.is_empty(), "{:?}", desired.problems);
+        assert!(desired.problems.is_empty(), "{:?}", desired.problems);
         assert_eq!(desired.services.len(), 1);
         assert_eq!(desired.trust_domain, "cluster.local");
         scratch.write("below/back.yaml", &WORKLOAD.replace("front", "back").replace("command: [serve]", "command: serve"));
         let desired = Desired::read(&scratch.0);
-        assert!(desired.incomplete);
         assert!(desired.problems.iter().any(|problem| problem.contains("back.yaml:4")), "{:?}", desired.problems);
         assert_eq!(desired.workloads.keys().collect::<Vec<_>>(), [&("default".to_owned(), "front".to_owned())]);
+    }
+
+    #[test]
+    fn a_mistake_in_an_edit_ends_nothing() {
+        let scratch = Scratch::new("edit");
+        scratch.write("front.yaml", &format!("{WORKLOAD}---\n{SERVICE}"));
+        let before = Desired::read(&scratch.0);
+        let edits = [
+            (WORKLOAD.replace("[serve]", "serve"), 1),
+            (SERVICE.replace("port: 80", "port: eighty"), 1),
+            (format!("{}---\n{}", WORKLOAD.replace("[serve]", "serve"), SERVICE.replace("port: 80", "port: eighty")), 2),
+            ("this: [is not".to_owned(), 2),
+            (String::new(), 0),
+        ];
+        for (edit, kept) in edits {
+            scratch.write("front.yaml", &edit);
+            let mut after = Desired::read(&scratch.0);
+            assert_eq!(after.workloads.len() + after.services.len(), 0, "{edit}");
+            after.keep_from(&before);
+            assert_eq!(after.workloads.len() + after.services.len(), kept, "{edit}");
+        }
     }
 
     #[test]

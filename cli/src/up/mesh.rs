@@ -72,14 +72,16 @@ impl Running {
 
     /// Whether it can be used.
     pub(crate) fn is_ready(&self) -> bool {
-        self.health == Some(Health::Ready) && !self.retiring
+        // One without ports has nobody to look at: it is ready when it runs.
+        let runs = self.application.as_ref().is_none_or(|application| matches!(application.life, Life::Running(_)));
+        runs && self.health == Some(Health::Ready) && !self.retiring
     }
 
     fn condition(&self) -> Condition {
-        match (self.retiring, &self.health) {
+        match (self.retiring, self.is_ready()) {
             (true, _) => Condition::Terminating,
-            (false, Some(Health::Ready)) => Condition::Ready,
-            (false, Some(Health::Silent(_) | Health::SidecarNotReady(_)) | None) => Condition::NotReady,
+            (false, true) => Condition::Ready,
+            (false, false) => Condition::NotReady,
         }
     }
 }
@@ -117,8 +119,8 @@ impl Mesh {
         Self { surroundings, state, ports, replicas: BTreeMap::new(), control_plane, services: Vec::new(), tasks, events, verbose }
     }
 
-    /// Brings what runs to what is wanted: starts what is new, ends what is gone, replaces what was changed. What is missing only because
-    /// some object is not in force goes on. Gives what could not be started, a sentence each; to be tried again.
+    /// Brings what runs to what is wanted: starts what is new, ends what is gone, replaces what was changed. Gives what could not be
+    /// started, a sentence each; to be tried again.
     ///
     /// # Errors
     ///
@@ -135,7 +137,6 @@ impl Mesh {
         let ids: Vec<_> = self.replicas.keys().cloned().collect();
         for id in ids {
             match wanted.get(&id) {
-                None if desired.incomplete => {}
                 None => self.retire(&id),
                 Some((workload, _)) => self.update(&id, workload),
             }
@@ -255,7 +256,11 @@ impl Mesh {
     }
 
     /// Takes note of the start of a process.
-    pub(crate) fn started(&mut self, id: &ProcessId, pid: u32) {
+    ///
+    /// # Errors
+    ///
+    /// When the state directory cannot be written.
+    pub(crate) fn started(&mut self, id: &ProcessId, pid: u32) -> Result<(), StateError> {
         if let Some(kept) = self.kept(id) {
             if kept.life != Life::Coming {
                 kept.restarts += 1;
@@ -263,6 +268,7 @@ impl Mesh {
             kept.life = Life::Running(pid);
             kept.failed = false;
         }
+        self.write(&id.pod)
     }
 
     /// Takes note of the end of a process, or of one that could not be started: its replica is not to be used. Whether that is news.

@@ -221,6 +221,8 @@ async fn run(
     verbose: Option<&mpsc::Sender<Event>>,
 ) -> Option<ExitStatus> {
     let pid = child.id();
+    // Held until the process has ended: its end tells the process that we are gone, and waiting would close it.
+    let _stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut reading = std::pin::pin!(read_both(start, stdout, stderr, log, verbose));
     let mut read_all = false;

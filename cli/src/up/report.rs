@@ -29,7 +29,7 @@ pub(crate) struct Report<'a> {
     heddle: &'static str,
     /// The directory that was run.
     directory: &'a Path,
-    /// From the moment when everything had been started, in seconds.
+    /// How long it took, in seconds.
     seconds: f64,
     /// Why it ended.
     ended_by: EndedBy,

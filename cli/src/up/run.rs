@@ -45,7 +45,9 @@ pub(crate) struct Run<'a> {
     signals: Signals,
     traffic: Traffic,
     status: Status,
-    /// When everything had been started and was ready.
+    /// Whether the replicas have been started.
+    begun: bool,
+    /// When everything was ready, or had its time to be; `--for` counts from here.
     ready_at: Option<Instant>,
     began: Instant,
     interval_began: Instant,
@@ -76,6 +78,7 @@ impl<'a> Run<'a> {
             signals,
             traffic: Traffic::default(),
             status: Status::default(),
+            begun: false,
             ready_at: None,
             began,
             interval_began: began,
@@ -145,7 +148,9 @@ impl<'a> Run<'a> {
     /// The loop.
     async fn until_end(&mut self) -> Result<EndedBy, Failure> {
         self.reconcile()?;
+        self.begun = true;
         self.list();
+        self.check_ready();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut figures = interval(self.options.interval.get());
@@ -168,8 +173,9 @@ impl<'a> Run<'a> {
     fn on(&mut self, event: Event) -> Result<(), StateError> {
         match event {
             Event::Started(id, pid) => {
-                self.mesh.started(&id, pid);
+                self.mesh.started(&id, pid)?;
                 self.write_running()?;
+                self.check_ready();
             }
             Event::NotStarted(id, reason) => {
                 if self.mesh.down(&id, true, reason.clone())? {
@@ -231,7 +237,8 @@ impl<'a> Run<'a> {
     /// Looks for edits, and reads the manifests again when there are any.
     fn look(&mut self) -> Result<(), StateError> {
         if self.changes.look(Files::look(&self.options.directory)) {
-            let desired = Desired::read(&self.options.directory);
+            let mut desired = Desired::read(&self.options.directory);
+            desired.keep_from(&self.desired);
             let new: Vec<_> = desired.problems.iter().filter(|problem| !self.desired.problems.contains(problem)).cloned().collect();
             for problem in new {
                 self.warn(problem);
@@ -249,11 +256,11 @@ impl<'a> Run<'a> {
 
     /// Notes the moment when everything is ready.
     fn check_ready(&mut self) {
-        if self.ready_at.is_none() && self.refused.is_empty() && self.mesh.all_ready() {
+        if self.begun && self.ready_at.is_none() && self.refused.is_empty() && self.mesh.all_ready() {
             let now = Instant::now();
             let words = format!("ready after {:.1} s", now.duration_since(self.began).as_secs_f64());
             self.console.say(&Line::new(Style::Good, words));
-            self.begin_counting(now);
+            self.ready_at = Some(now);
         }
     }
 
@@ -261,11 +268,7 @@ impl<'a> Run<'a> {
         for problem in self.troubles() {
             self.warn(problem);
         }
-        self.begin_counting(Instant::now());
-    }
-
-    fn begin_counting(&mut self, now: Instant) {
-        self.ready_at = Some(now);
+        self.ready_at = Some(Instant::now());
     }
 
     /// Asks all admin ports, without waiting for them here.
@@ -286,10 +289,8 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         self.traffic.close_interval(now.duration_since(self.interval_began));
         self.interval_began = now;
-        if self.ready_at.is_some() {
-            let view = View { elapsed: self.elapsed(), routes: self.traffic.recent(), problems: self.problems() };
-            self.console.show(view);
-        }
+        let view = View { elapsed: self.began.elapsed(), routes: self.traffic.recent(), problems: self.problems() };
+        self.console.show(view);
     }
 
     fn count(&mut self, scrape: Scrape) {
@@ -300,20 +301,20 @@ impl<'a> Run<'a> {
             }
         }
         if let Some(status) = scrape.status {
-            self.status = Status::new(status);
+            let earlier = std::mem::replace(&mut self.status, Status::new(status)).all();
+            let known = |sentence: &String| earlier.contains(sentence) || self.desired.problems.contains(sentence);
+            let new: Vec<_> = self.status.all().into_iter().filter(|sentence| !known(sentence)).collect();
+            for sentence in new {
+                self.warn(sentence);
+            }
         }
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.ready_at.map_or(Duration::ZERO, |ready| ready.elapsed())
     }
 
     /// Everything that is not as it should be.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.troubles();
         problems.extend(self.desired.problems.iter().cloned());
-        problems.extend(self.status.problems().into_iter().filter(|problem| !self.desired.problems.contains(problem)));
-        problems.extend(self.status.sentences());
+        problems.extend(self.status.all().into_iter().filter(|problem| !self.desired.problems.contains(problem)));
         if problems.len() > PROBLEMS_SHOWN {
             let more = problems.len() - (PROBLEMS_SHOWN - 1);
             problems.truncate(PROBLEMS_SHOWN - 1);
@@ -375,7 +376,7 @@ impl<'a> Run<'a> {
         let scrape = scrape(self.mesh.admin_ports(), self.mesh.surroundings.control_plane_admin).await;
         self.count(scrape);
         self.options.report.as_ref()?;
-        let elapsed = self.elapsed();
+        let elapsed = self.began.elapsed();
         let problems = self.desired.problems.clone();
         let report =
             Report::new(&self.options.directory, elapsed, ended_by, self.traffic.total(elapsed), &self.status, &problems, &self.mesh);
