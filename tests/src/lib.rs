@@ -1,1 +1,38 @@
-//! What several test binaries share: harnesses, peers, conditions to wait for.
+//! The harness of every test that needs two rooms: a real control plane and real sidecars as processes, applications whose every byte
+//! a test decides, and conditions to wait for.
+//!
+//! ```text
+//! mesh.rs      a whole mesh from a few lines: services, workloads, clients, manifests
+//! process.rs   one process of it: started, killed, looked into, gone with the test
+//! objects.rs   the objects that Kubernetes would have made for a workload
+//! app.rs       applications: byte by byte, or HTTP/1 with canned answers
+//! wire.rs      one TCP connection with a deadline on everything
+//! http1.rs     HTTP/1 messages as a test sees them: raw, and parsed by code of its own
+//! http2.rs     HTTP/2 clients and servers on the `h2` crate, and hostile ones on bare frames
+//! metrics.rs   samples of a `/metrics` page
+//! otlp.rs      a collector that keeps the spans it gets
+//! pki.rs       certificates that the mesh must not accept
+//! wait.rs      conditions with a deadline
+//! ```
+//!
+//! The harness panics where a test would have to fail anyway, and says where to look.
+
+pub mod app;
+pub mod http1;
+pub mod http2;
+pub mod mesh;
+pub mod metrics;
+mod objects;
+pub mod otlp;
+pub mod pki;
+mod ports;
+pub mod process;
+mod scratch;
+pub mod wait;
+pub mod wire;
+
+pub use app::App;
+pub use mesh::{Builder, Mesh, Service, Workload};
+pub use objects::Condition;
+pub use ports::free_port;
+pub use wire::Wire;
