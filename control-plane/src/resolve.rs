@@ -220,3 +220,6 @@ fn to_pod(snapshot: &Snapshot, key: &ObjectKey, pod: &core::Pod, address: Socket
 fn whole(target: BackendTarget) -> RouteBackend {
     RouteBackend { weight: 1, target, filters: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests;

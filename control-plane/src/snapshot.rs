@@ -172,6 +172,11 @@ impl<T: Stored> Store<T> {
         self.objects.get_key_value(key).map(|(key, object)| (key, &**object))
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.index.is_empty()
+    }
+
     /// All objects by namespace and name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &T)> {
         self.objects.iter().map(|(key, object)| (key, &**object))

@@ -25,6 +25,9 @@ pub const CONTROLLER_NAME: &str = "heddle.dev/mesh";
 /// The most ancestors that the status of a policy has (`policy_types.go`).
 const ANCESTORS_MAX: usize = 16;
 
+/// The most bytes of a condition's message (`metav1.Condition`).
+const MESSAGE_MAX: usize = 32_768;
+
 /// What is said about one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -155,7 +158,8 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn condition(&self, condition_type: &str, holds: bool, reason: &str, message: String) -> Condition {
+    fn condition(&self, condition_type: &str, holds: bool, reason: &str, mut message: String) -> Condition {
+        message.truncate(message.floor_char_boundary(MESSAGE_MAX));
         Condition {
             condition_type: condition_type.to_owned(),
             status: if holds { ConditionStatus::True } else { ConditionStatus::False },

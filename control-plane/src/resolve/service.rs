@@ -133,9 +133,13 @@ pub(crate) fn by_authority<'a>(snapshot: &'a Snapshot, client_namespace: &str, a
     }
 }
 
-/// Finds what an address belongs to: a Service's cluster IP, else a pod.
+/// Finds what an address belongs to: a Service's cluster IP, else a pod. A loopback address belongs to whoever dials it, although pods
+/// of local mode have it.
 pub(crate) fn by_address(snapshot: &Snapshot, address: SocketAddr) -> Option<Destination<'_>> {
     let ip = address.ip().to_canonical();
+    if ip.is_loopback() {
+        return None;
+    }
     let mut services = snapshot.services.by_index(&ip).filter(|(_, service)| kind(service) == ServiceKind::Cluster).peekable();
     if services.peek().is_some() {
         return services.find_map(|(key, _)| Frontend::find(snapshot, key, address.port())).map(Destination::Service);

@@ -12,8 +12,11 @@ use super::attach::{self, Target};
 use super::service::Frontend;
 use crate::snapshot::{ObjectKey, Snapshot};
 
-/// What "no limit" becomes where the model has no such value: longer than anybody waits, and still a duration.
-const NO_LIMIT: Duration = Duration::from_secs(99_999 * 3_600);
+/// What "no limit" becomes for connecting, where the model has no such value: the kernel gives up after some two minutes.
+const NO_CONNECT_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// The largest share and rate of a retry budget, as the schema has them.
+const BUDGET_MAX: RetryBudget = RetryBudget { percent: 100, min_per_second: 1_000_000 };
 
 /// How many times its base a backoff may grow to, when no maximum is written.
 const BACKOFF_GROWTH: u32 = 10;
@@ -86,7 +89,7 @@ impl Traffic {
         Ok(Self {
             source: ResourceRef::new("TrafficPolicy", &*key.namespace, &*key.name),
             load_balancing: load_balancer.map(|l| load_balancing(l.policy)),
-            connect_timeout: connect.map(|d| if d.is_zero() { NO_LIMIT } else { d.get() }),
+            connect_timeout: connect.map(|d| if d.is_zero() { NO_CONNECT_LIMIT } else { d.get() }),
             http1_idle_timeout: connection_pool.and_then(|p| p.http1_idle_timeout).map(|d| d.get()),
             retry_budget: retry_budget.map(budget),
             protocol: protocol.map(declared),
@@ -264,7 +267,10 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 fn budget(budget: crds::RetryBudget) -> RetryBudget {
     let crds::RetryBudget { percent, min_retries_per_second, interval: _ } = budget;
     let default = RetryBudget::default();
-    RetryBudget { percent: percent.unwrap_or(default.percent), min_per_second: min_retries_per_second.unwrap_or(default.min_per_second) }
+    RetryBudget {
+        percent: percent.unwrap_or(default.percent).min(BUDGET_MAX.percent),
+        min_per_second: min_retries_per_second.unwrap_or(default.min_per_second).min(BUDGET_MAX.min_per_second),
+    }
 }
 
 fn load_balancing(policy: crds::LoadBalancerPolicy) -> LoadBalancing {
