@@ -83,13 +83,8 @@ impl Console {
         }
     }
 
-    /// The sequence that takes the table away: the cursor goes to its first line and clears down from there (ECMA-48 CUU, ED).
-    ///
-    /// A window that was made narrower has wrapped the lines, so each may take several rows now.
     fn erase(&self) -> String {
-        let (columns, _) = size();
-        let rows: usize = self.drawn.iter().map(|width| width.div_ceil(columns.max(1)).max(1)).sum();
-        if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r\x1b[J") }
+        erase(&self.drawn, size().0)
     }
 
     /// The table's text; remembers its shape.
@@ -128,10 +123,31 @@ impl Drop for Console {
     }
 }
 
+/// The sequence that takes lines of these widths away: the cursor goes to the first and clears down from there (ECMA-48 CUU, ED).
+///
+/// A window that was made narrower has wrapped the lines, so each may take several rows now.
+fn erase(drawn: &[usize], columns: usize) -> String {
+    let rows: usize = drawn.iter().map(|width| width.div_ceil(columns.max(1)).max(1)).sum();
+    if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r\x1b[J") }
+}
+
 /// Columns and rows of the terminal; 80 × 24 where it does not say.
 fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (usize::from(size.ws_col), usize::from(size.ws_row)),
         Ok(_) | Err(_) => (80, 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_a_narrower_window_has_wrapped_are_erased_whole() {
+        assert_eq!(erase(&[], 80), "");
+        assert_eq!(erase(&[79, 0, 20], 80), "\x1b[3A\r\x1b[J");
+        assert_eq!(erase(&[79, 0, 20], 40), "\x1b[4A\r\x1b[J");
+        assert_eq!(erase(&[79, 0, 20], 0), "\x1b[100A\r\x1b[J");
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn lines(view: &View, width: usize) -> Vec<Line> {
     }
     lines.push(head);
     if view.routes.is_empty() {
-        lines.push(Line::new(Style::Dim, "no requests through the mesh in the last seconds"));
+        lines.push(Line::new(Style::Dim, "no requests through the mesh"));
     }
     let mut service = None;
     for route in &view.routes {
@@ -135,7 +135,7 @@ pub(crate) fn plain(view: &View) -> Vec<String> {
         }
     }
     if lines.is_empty() {
-        lines.push(format!("{at}  no requests through the mesh in the last seconds"));
+        lines.push(format!("{at}  no requests through the mesh"));
     }
     lines
 }

@@ -142,6 +142,7 @@ fn prepare(options: &Up, desired: &Desired, events: mpsc::Sender<event::Event>) 
     let surroundings = Surroundings {
         logs: state.logs(),
         path: path_with(own.parent()),
+        own,
         trust_domain: desired.trust_domain.clone(),
         control_plane: plan::called(listen),
         control_plane_admin: admin,
@@ -174,7 +175,7 @@ fn control_plane(own: &str, options: &Up, listen: SocketAddr, surroundings: &Sur
         env: BTreeMap::from([(crate::orphan::VARIABLE.to_owned(), "1".to_owned())]),
         directory: surroundings.directory.clone(),
         log: surroundings.logs.join("control-plane.log"),
-        through_launch: false,
+        launcher: None,
     }
 }
 

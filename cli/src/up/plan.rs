@@ -130,7 +130,7 @@ impl Replica {
             directory: surroundings.directory.join(spec.working_dir.as_deref().unwrap_or_default()),
             env,
             log: surroundings.logs.join(format!("{}.{}.log", self.namespace, self.pod)),
-            through_launch: true,
+            launcher: Some(surroundings.own.clone()),
         })
     }
 
@@ -194,7 +194,7 @@ impl Replica {
         let (program, args) = surroundings.sidecar_command.clone();
         Start {
             id: ProcessId { role: Role::Sidecar, pod: self.id() },
-            through_launch: surroundings.foreign_sidecar,
+            launcher: surroundings.foreign_sidecar.then(|| surroundings.own.clone()),
             program,
             args,
             env,
@@ -207,6 +207,8 @@ impl Replica {
 /// What is the same for all replicas of one `up`.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
+    /// This program.
+    pub(crate) own: PathBuf,
     /// Where `up` was started.
     pub(crate) directory: PathBuf,
     /// Where logs go.
@@ -365,6 +367,7 @@ pub(crate) mod tests {
 
     fn surroundings() -> Surroundings {
         Surroundings {
+            own: PathBuf::from("/opt/heddle/heddle"),
             directory: PathBuf::from("/work"),
             logs: PathBuf::from("/state/logs"),
             path: "/opt/heddle:/usr/bin".to_owned(),

@@ -71,8 +71,9 @@ pub(crate) struct Start {
     pub(crate) directory: PathBuf,
     /// Where its output goes.
     pub(crate) log: PathBuf,
-    /// Started as `heddle launch`, which gives the process a signal when `up` is gone; otherwise told by the end of its standard input.
-    pub(crate) through_launch: bool,
+    /// This program, to be started as `heddle launch`, which gives the process a signal when `up` is gone; `None` for processes that see that
+    /// by the end of their standard input.
+    pub(crate) launcher: Option<PathBuf>,
 }
 
 /// What a process is told.
@@ -177,13 +178,13 @@ async fn send(events: &mpsc::Sender<Event>, event: Event) {
 
 fn spawn(start: &Start) -> Result<Child, String> {
     let program = find(&start.program, &start.env, &start.directory)?;
-    let mut command = if start.through_launch {
-        let own = std::env::current_exe().map_err(|error| format!("the path of this program is not known: {error}"))?;
-        let mut command = Command::new(own);
-        command.arg("launch").arg(std::process::id().to_string()).arg(&program);
-        command
-    } else {
-        Command::new(&program)
+    let mut command = match &start.launcher {
+        Some(launcher) => {
+            let mut command = Command::new(launcher);
+            command.arg("launch").arg(std::process::id().to_string()).arg(&program);
+            command
+        }
+        None => Command::new(&program),
     };
     command.args(&start.args).envs(&start.env).current_dir(&start.directory);
     command.stdin(if start.id.role == Role::Application { Stdio::null() } else { Stdio::piped() });
@@ -356,5 +357,52 @@ fn signal_name(signal: i32) -> &'static str {
         13 => " (SIGPIPE)",
         15 => " (SIGTERM)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let pauses = |role| {
+            let mut last = None;
+            (0..6).map(|_| last.insert(next_pause(role, last)).as_secs()).collect::<Vec<_>>()
+        };
+        assert_eq!(pauses(Role::Application), [1, 2, 4, 8, 10, 10]);
+        assert_eq!(pauses(Role::Sidecar), [0, 1, 2, 4, 8, 10]);
+        assert_eq!(pauses(Role::ControlPlane), [0, 1, 2, 4, 8, 10]);
+    }
+
+    #[test]
+    fn a_program_is_found_as_a_shell_finds_it() {
+        let none = BTreeMap::new();
+        let root = Path::new("/");
+        assert!(find("sh", &none, root).unwrap().ends_with("sh"));
+        assert_eq!(find("bin/sh", &none, root).unwrap(), Path::new("/bin/sh"));
+        let nowhere = BTreeMap::from([("PATH".to_owned(), "/nonexistent".to_owned())]);
+        for (program, env, reason) in [
+            ("sh", &nowhere, "command not found: sh is in no directory of PATH"),
+            ("./nobody", &none, "command not found: /./nobody does not exist"),
+            ("/etc/passwd", &none, "/etc/passwd is not an executable file"),
+        ] {
+            assert_eq!(find(program, env, root).unwrap_err(), reason);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_process_has_words() {
+        assert_eq!(ended_by(ExitStatus::from_raw(3 << 8)), "exited with status 3");
+        assert_eq!(ended_by(ExitStatus::from_raw(11)), "was ended by signal 11 (SIGSEGV)");
+        assert_eq!(ended_by(ExitStatus::from_raw(40)), "was ended by signal 40");
+    }
+
+    #[test]
+    fn processes_have_short_names() {
+        let name = |role, pod: &str| ProcessId { role, pod: pod.to_owned() }.to_string();
+        assert_eq!(name(Role::Application, "default/front-0"), "front-0");
+        assert_eq!(name(Role::Sidecar, "shop/front-0"), "sidecar of shop/front-0");
+        assert_eq!(name(Role::ControlPlane, ""), "control plane");
     }
 }

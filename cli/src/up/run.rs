@@ -8,7 +8,7 @@ use super::report::{EndedBy, Report, Running, waiting};
 use super::signals::Signals;
 use super::state::{StateError, write_private};
 use super::{FAILED, HURRIED, listing};
-use crate::command_line::Up;
+use crate::command_line::{Output, Up};
 use crate::console::Console;
 use crate::fetch::fetch;
 use crate::status::Status;
@@ -375,8 +375,12 @@ impl<'a> Run<'a> {
     async fn last_figures(&mut self, ended_by: EndedBy) -> Option<String> {
         let scrape = scrape(self.mesh.admin_ports(), self.mesh.surroundings.control_plane_admin).await;
         self.count(scrape);
-        self.options.report.as_ref()?;
         let elapsed = self.began.elapsed();
+        if self.begun && self.options.output == Output::Text {
+            self.console.say(&Line::new(Style::Bold, format!("totals of {:.1} s", elapsed.as_secs_f64())));
+            self.console.show(View { elapsed, routes: self.traffic.total(elapsed), problems: self.problems() });
+        }
+        self.options.report.as_ref()?;
         let problems = self.desired.problems.clone();
         let report =
             Report::new(&self.options.directory, elapsed, ended_by, self.traffic.total(elapsed), &self.status, &problems, &self.mesh);
