@@ -30,7 +30,7 @@ struct Column {
     cell: fn(&RouteTraffic, &BackendTraffic) -> (Style, String),
 }
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     Column { title: "SHARE", width: 8, rank: 0, cell: |_, b| (Style::Bold, percent(b.share)) },
     Column {
         title: "REQ/S",
@@ -38,9 +38,10 @@ const COLUMNS: [Column; 6] = [
         rank: 2,
         cell: |route, b| match route.kind {
             Kind::Http => (Style::Plain, rate(b.per_second)),
-            Kind::Tcp => (Style::Plain, format!("{} conn", rate(b.per_second))),
+            Kind::Tcp => (Style::Plain, bytes(b.bytes_per_second)),
         },
     },
+    Column { title: "OPEN", width: 6, rank: 6, cell: |_, b| (Style::Plain, b.open.to_string()) },
     Column {
         title: "SUCCESS",
         width: 8,
@@ -57,6 +58,7 @@ const COLUMNS: [Column; 6] = [
             Mtls::Yes => (Style::Good, "yes".to_owned()),
             Mtls::No => (Style::Dim, "no".to_owned()),
             Mtls::Some => (Style::Bad, "some".to_owned()),
+            Mtls::Unknown => (Style::Dim, "-".to_owned()),
         },
     },
 ];
@@ -110,17 +112,17 @@ pub(crate) fn plain(view: &View) -> Vec<String> {
     let mut lines = Vec::new();
     for route in &view.routes {
         for backend in &route.backends {
-            let unit = match route.kind {
-                Kind::Http => "req/s",
-                Kind::Tcp => "conn/s",
+            let passed = match route.kind {
+                Kind::Http => format!("{} req/s", rate(backend.per_second)),
+                Kind::Tcp => format!("{} conn/s  {}/s", rate(backend.per_second), bytes(backend.bytes_per_second)),
             };
             let mut line = format!(
-                "{at}  {} {} -> {}  share {}  {} {unit}  success {}",
+                "{at}  {} {} -> {}  share {}  {passed}  open {}  success {}",
                 service_name(route),
                 route_name(route),
                 backend_name(backend),
                 percent(backend.share),
-                rate(backend.per_second),
+                backend.open,
                 percent(backend.success),
             );
             if let (Some(p50), Some(p99)) = (backend.p50_seconds, backend.p99_seconds) {
@@ -130,6 +132,7 @@ pub(crate) fn plain(view: &View) -> Vec<String> {
                 Mtls::Yes => "  mtls yes",
                 Mtls::No => "  mtls no",
                 Mtls::Some => "  mtls some",
+                Mtls::Unknown => "",
             });
             lines.push(line);
         }
@@ -177,6 +180,18 @@ fn rate(per_second: f64) -> String {
     if per_second < 10.0 { format!("{per_second:.1}") } else { format!("{per_second:.0}") }
 }
 
+/// Bytes with a unit, three figures at most.
+fn bytes(count: f64) -> String {
+    let mut value = count;
+    for unit in ["B", "kB", "MB"] {
+        if value < 999.5 {
+            return format!("{value:.0} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} GB")
+}
+
 fn pad_right(text: &str, width: usize) -> String {
     let text = crate::text::cut(text, width);
     format!("{text:<width$}")
@@ -198,6 +213,9 @@ mod tests {
             requests,
             share,
             per_second: 120.4,
+            open: 3,
+            bytes: 0,
+            bytes_per_second: 0.0,
             failures: 0,
             success: 1.0,
             p50_seconds: Some(0.0012),
@@ -230,11 +248,11 @@ mod tests {
         assert_eq!(
             shown(80),
             [
-                "12 s                                  SHARE   REQ/S SUCCESS     P50     P99 MTLS",
+                "12 s                            SHARE   REQ/S  OPEN SUCCESS     P50     P99 MTLS",
                 "default/reviews:80",
                 "  HTTPRoute/default/reviews#canary",
-                "    default/reviews-v1:80 v1         90.0 %     120 100.0 % 1.20 ms 34.5 ms  yes",
-                "    default/reviews-v2:80 v2         10.0 %     120 100.0 % 1.20 ms 34.5 ms  yes",
+                "    default/reviews-v1:80 v1   90.0 %     120     3 100.0 % 1.20 ms 34.5 ms  yes",
+                "    default/reviews-v2:80 v2   10.0 %     120     3 100.0 % 1.20 ms 34.5 ms  yes",
                 "",
                 "! HTTPRoute/default/broken: ResolvedRefs is False: BackendNotFound",
             ]
@@ -254,7 +272,7 @@ mod tests {
     fn a_plain_line_stands_by_itself() {
         assert_eq!(
             plain(&view())[0],
-            "  12.0s  default/reviews:80 HTTPRoute/default/reviews#canary -> default/reviews-v1:80 v1  share 90.0 %  120 req/s  \
+            "  12.0s  default/reviews:80 HTTPRoute/default/reviews#canary -> default/reviews-v1:80 v1  share 90.0 %  120 req/s  open 3  \
              success 100.0 %  p50 1.20 ms  p99 34.5 ms  mtls yes"
         );
     }
@@ -264,6 +282,12 @@ mod tests {
         let mut own = backend("", "", 3, 1.0);
         own.causes.insert("no_route".to_owned(), 3);
         assert_eq!(backend_name(&own), "answered by the sidecar: no_route");
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        let shown = [0.0, 999.0, 999.6, 1.5e6, 2.345e9].map(bytes);
+        assert_eq!(shown, ["0 B", "999 B", "1 kB", "2 MB", "2.3 GB"]);
     }
 
     #[test]

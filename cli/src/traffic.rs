@@ -26,6 +26,13 @@ struct Key {
     kind: Kind,
 }
 
+/// The sidecar's gauge of HTTP requests that are not finished: streams among them.
+const REQUESTS_OPEN: &str = "heddle_http_requests_in_flight";
+/// The sidecar's gauge of opaque connections that are not finished.
+const CONNECTIONS_OPEN: &str = "heddle_tcp_connections_open";
+/// The sidecar's counters of bytes on opaque connections, which count while these last.
+const CONNECTION_BYTES: [&str; 2] = ["heddle_tcp_received_bytes_total", "heddle_tcp_sent_bytes_total"];
+
 /// What is counted as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,6 +53,8 @@ pub(crate) enum Mtls {
     No,
     /// Some did.
     Some,
+    /// Nothing has ended yet that would tell.
+    Unknown,
 }
 
 /// What was counted for one row.
@@ -54,6 +63,10 @@ struct Counts {
     requests: f64,
     failures: f64,
     over_mtls: f64,
+    /// Of opaque connections, both ways.
+    bytes: f64,
+    /// Begun and not finished now: no count, so it has no sum over time.
+    open: f64,
     /// Failures by the cause that the proxy gave.
     causes: BTreeMap<String, f64>,
     durations: Histogram,
@@ -64,6 +77,7 @@ impl Counts {
         self.requests += other.requests;
         self.failures += other.failures;
         self.over_mtls += other.over_mtls;
+        self.bytes += other.bytes;
         for (cause, count) in &other.causes {
             *self.causes.entry(cause.clone()).or_default() += count;
         }
@@ -72,7 +86,7 @@ impl Counts {
 
     /// What was counted since `earlier`; everything, where the count went back because the process began anew.
     fn since(&self, earlier: &Self) -> Self {
-        if self.requests < earlier.requests {
+        if self.requests < earlier.requests || self.bytes < earlier.bytes {
             return self.clone();
         }
         let cause = |(cause, count): (&String, &f64)| (cause.clone(), (count - earlier.causes.get(cause).unwrap_or(&0.0)).max(0.0));
@@ -80,6 +94,8 @@ impl Counts {
             requests: self.requests - earlier.requests,
             failures: (self.failures - earlier.failures).max(0.0),
             over_mtls: (self.over_mtls - earlier.over_mtls).max(0.0),
+            bytes: self.bytes - earlier.bytes,
+            open: self.open,
             causes: self.causes.iter().map(cause).collect(),
             durations: self.durations.since(&earlier.durations),
         }
@@ -99,6 +115,20 @@ impl Reading {
         }
         for sample in samples(text, CONNECTIONS).filter(|s| s.name == CONNECTIONS) {
             reading.count(&sample, Kind::Tcp);
+        }
+        for (name, kind) in [(REQUESTS_OPEN, Kind::Http), (CONNECTIONS_OPEN, Kind::Tcp)] {
+            for sample in samples(text, name).filter(|s| s.name == name) {
+                if let Some(counts) = reading.counts(&sample, kind) {
+                    counts.open += sample.value;
+                }
+            }
+        }
+        for name in CONNECTION_BYTES {
+            for sample in samples(text, name).filter(|s| s.name == name) {
+                if let Some(counts) = reading.counts(&sample, Kind::Tcp) {
+                    counts.bytes += sample.value;
+                }
+            }
         }
         for sample in samples(text, DURATIONS).filter(|s| s.name == DURATIONS) {
             if let (Some(counts), Ok(bound)) = (reading.counts(&sample, Kind::Http), sample.label("le").parse()) {
@@ -166,7 +196,7 @@ impl Traffic {
         let before = self.last.remove(sidecar).unwrap_or_default();
         for (key, counts) in &reading.0 {
             let new = before.0.get(key).map_or_else(|| counts.clone(), |earlier| counts.since(earlier));
-            if new.requests > 0.0 {
+            if new.requests > 0.0 || new.bytes > 0.0 {
                 self.totals.entry(key.clone()).or_default().merge(&new);
                 self.current.entry(key.clone()).or_default().merge(&new);
             }
@@ -200,12 +230,24 @@ impl Traffic {
                 sum.entry(key.clone()).or_default().merge(counts);
             }
         }
+        self.with_open(&mut sum);
         by_route(&sum, held)
     }
 
     /// What passed since the beginning, `elapsed` ago, by route.
     pub(crate) fn total(&self, elapsed: Duration) -> Vec<RouteTraffic> {
-        by_route(&self.totals, elapsed)
+        let mut sum = self.totals.clone();
+        self.with_open(&mut sum);
+        by_route(&sum, elapsed)
+    }
+
+    /// Adds what is open now, after the last readings.
+    fn with_open(&self, sum: &mut BTreeMap<Key, Counts>) {
+        for (key, counts) in self.last.values().flat_map(|reading| &reading.0) {
+            if counts.open > 0.0 {
+                sum.entry(key.clone()).or_default().open += counts.open;
+            }
+        }
     }
 }
 
@@ -237,6 +279,12 @@ pub(crate) struct BackendTraffic {
     pub(crate) share: f64,
     /// How many ended per second.
     pub(crate) per_second: f64,
+    /// How many are begun and not finished now.
+    pub(crate) open: u64,
+    /// Bytes of opaque connections, both ways.
+    pub(crate) bytes: u64,
+    /// Bytes of opaque connections per second.
+    pub(crate) bytes_per_second: f64,
     /// How many failed: answers of class 5xx, and failures of the proxy.
     pub(crate) failures: u64,
     /// The share that did not fail, 0 to 1.
@@ -252,6 +300,7 @@ pub(crate) struct BackendTraffic {
 }
 
 fn by_route(sums: &BTreeMap<Key, Counts>, length: Duration) -> Vec<RouteTraffic> {
+    let per_second = |count: f64| if length.is_zero() { 0.0 } else { count / length.as_secs_f64() };
     let mut routes = Vec::<RouteTraffic>::new();
     for (key, counts) in sums {
         let Key { service, route, backend, version, kind } = key;
@@ -260,12 +309,17 @@ fn by_route(sums: &BTreeMap<Key, Counts>, length: Duration) -> Vec<RouteTraffic>
             version: version.clone(),
             requests: whole(counts.requests),
             share: 0.0,
-            per_second: if length.is_zero() { 0.0 } else { counts.requests / length.as_secs_f64() },
+            per_second: per_second(counts.requests),
+            open: whole(counts.open),
+            bytes: whole(counts.bytes),
+            bytes_per_second: per_second(counts.bytes),
             failures: whole(counts.failures),
             success: if counts.requests > 0.0 { 1.0 - counts.failures / counts.requests } else { 1.0 },
             p50_seconds: counts.durations.quantile(0.5),
             p99_seconds: counts.durations.quantile(0.99),
-            mtls: if counts.over_mtls <= 0.0 {
+            mtls: if counts.requests <= 0.0 {
+                Mtls::Unknown
+            } else if counts.over_mtls <= 0.0 {
                 Mtls::No
             } else if counts.over_mtls < counts.requests {
                 Mtls::Some
@@ -356,6 +410,25 @@ mod tests {
         traffic.record("a", Reading::parse(&metrics(120, 0, 0)));
         traffic.record("a", Reading::parse(&metrics(10, 0, 0)));
         assert_eq!(traffic.total(Duration::from_secs(1))[0].requests, 230);
+    }
+
+    #[test]
+    fn an_open_connection_is_seen_while_it_lasts() {
+        let metrics = |open: u32, sent: u32| {
+            let labels = r#"direction="outbound",service="default/store:6379",backend="default/store:6379",version="v1""#;
+            format!(
+                "heddle_tcp_connections_open{{{labels}}} {open}\nheddle_tcp_received_bytes_total{{{labels}}} 10\nheddle_tcp_sent_bytes_total{{{labels}}} {sent}\n"
+            )
+        };
+        let mut traffic = Traffic::default();
+        traffic.record("a", Reading::parse(&metrics(2, 90)));
+        traffic.close_interval(Duration::from_secs(1));
+        let backend = &traffic.recent()[0].backends[0];
+        assert_eq!((backend.open, backend.bytes, backend.requests, backend.mtls), (2, 100, 0, Mtls::Unknown));
+        traffic.record("a", Reading::parse(&metrics(0, 190)));
+        let backend = &traffic.total(Duration::from_secs(2))[0].backends[0];
+        assert_eq!((backend.open, backend.bytes), (0, 200));
+        assert!((backend.bytes_per_second - 100.0).abs() < 1e-9);
     }
 
     #[test]
