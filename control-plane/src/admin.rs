@@ -78,9 +78,8 @@ impl Admin {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
-        match tokio::time::timeout(LONGEST, connection).await {
-            Ok(Err(error)) => tracing::debug!(error = %Chain(&error), "admin connection ended"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(LONGEST, connection).await {
+            tracing::debug!(error = %Chain(&error), "admin connection ended");
         }
     }
 

@@ -166,7 +166,8 @@ mod tests {
         };
         let error = Config::parse(&args).unwrap_err();
         let text = error.to_string();
-        for part in ["/nonexistent/manifests", "--state is missing", "\"localhost:1\"", "not a loopback", "--tokens is missing", "\"xml\""] {
+        for part in ["/nonexistent/manifests", "--state is missing", "\"localhost:1\"", "not a loopback", "--tokens is missing", "\"xml\""]
+        {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert_eq!(error.mistakes.len(), 6);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 /// The end of a control plane that nobody asked to end.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RunError {
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for {purpose}: {source}; choose another address with {flag}")]
     Listen {

@@ -29,12 +29,20 @@ pub mod watch;
 
 /// The generated server code of `model/proto`.
 mod proto {
-    #![allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated code")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        missing_debug_implementations,
+        clippy::all,
+        clippy::pedantic,
+        unused_qualifications,
+        reason = "generated code"
+    )]
     include!("gen/heddle.v1.rs");
 }
 
 pub use config::{Args, Config, ConfigError};
-pub use error::Error;
+pub use error::RunError;
 
 use admin::Admin;
 use authenticate::TokensFile;
@@ -68,7 +76,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When it cannot start, or a part of it ends by itself.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let mut shutdown = std::pin::pin!(shutdown);
     let control_plane = tokio::select! {
         // What was started so far ends with the future that is dropped.
@@ -95,7 +103,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When an address is in use, or the authority's files are unusable. Manifests never keep it from starting.
-    pub async fn start(config: Config) -> Result<Self, Error> {
+    pub async fn start(config: Config) -> Result<Self, RunError> {
         let Config { directories, state, listen, admin, tokens } = config;
         let metrics = Arc::new(Metrics::new()?);
         let (mut acceptors, mut rooms) = (JoinSet::new(), JoinSet::new());
@@ -112,13 +120,13 @@ impl ControlPlane {
         let (sender, mut batches) = mpsc::channel(watch::MAX_BATCHES);
         rooms.spawn(named("watch", watch::directory::watch_directories(directories, sender)));
         let mut publisher = Publisher::new(metrics.clone());
-        publisher.apply(batches.recv().await.ok_or_else(|| Error::Ended("watch".to_owned()))?);
+        publisher.apply(batches.recv().await.ok_or_else(|| RunError::Ended("watch".to_owned()))?);
 
         let trust_domain = publisher.trust_domain();
         // Before the first sidecar can connect: it needs the roots that this writes.
         let ca = Arc::new(Ca::open(&state, &trust_domain, unix_now())?);
         publisher.trust(&trust_domain, ca.trust());
-        let view = Arc::new(publisher.view().ok_or_else(|| Error::Ended("publish".to_owned()))?);
+        let view = Arc::new(publisher.view().ok_or_else(|| RunError::Ended("publish".to_owned()))?);
         let serving = ca.serving(view.mesh().certificate_lifetime, unix_now())?;
         let (configs, config) = latest::channel(serving.config);
         let (views, view) = latest::channel(view);
@@ -153,14 +161,14 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When a part of it ends by itself.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let ended = tokio::select! {
             () = shutdown => None,
             Some(ended) = self.rooms.join_next() => Some(ended),
             Some(ended) = self.acceptors.join_next() => Some(ended.map(|()| "accept")),
         };
         if let Some(ended) = ended {
-            return Err(Error::Ended(ended.map_or_else(|error| error.to_string(), str::to_owned)));
+            return Err(RunError::Ended(ended.map_or_else(|error| error.to_string(), str::to_owned)));
         }
         tracing::info!("control plane stopping");
         self.stop.send_replace(true);
@@ -191,14 +199,7 @@ async fn publish(mut publisher: Publisher, mut batches: mpsc::Receiver<Batch>, v
 }
 
 /// Accepts connections, at most `limit` at a time, and serves each in a task of its own; after `stop`, waits for them to end.
-async fn accept<C, F>(
-    listener: TcpListener,
-    mut stop: latest::Receiver<bool>,
-    limit: usize,
-    metrics: Arc<Metrics>,
-    bound: Bound,
-    serve: C,
-)
+async fn accept<C, F>(listener: TcpListener, mut stop: latest::Receiver<bool>, limit: usize, metrics: Arc<Metrics>, bound: Bound, serve: C)
 where
     C: Fn(TcpStream, SocketAddr) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -227,8 +228,8 @@ where
     while connections.join_next().await.is_some() {}
 }
 
-async fn bind(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, purpose, flag, source })
+async fn bind(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, purpose, flag, source })
 }
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
@@ -251,7 +252,7 @@ pub fn execute(args: &Args) -> ExitCode {
     if let Ok(log) = config::Log::parse(args.log.as_deref(), args.log_format.as_deref()) {
         log_to_stderr(&log);
     }
-    let result = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| Error::Ended(e.to_string())).and_then(
+    let result = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| RunError::Ended(e.to_string())).and_then(
         |runtime| {
             let result = runtime.block_on(run(config, signalled()));
             // A look at a directory may still be under way; nobody waits for it.

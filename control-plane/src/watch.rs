@@ -6,7 +6,6 @@
 pub mod directory;
 mod files;
 
-
 pub(crate) use files::Stamp;
 
 use crate::metrics::Metrics;
@@ -212,8 +211,9 @@ impl Publisher {
     fn refuse(&self, next: &Snapshot) -> Option<Problem> {
         let asked = resolve::mesh(next).trust_domain;
         let (fixed, _) = self.trust.as_ref().filter(|(fixed, _)| *fixed != asked)?;
-        let message =
-            format!("the trust domain cannot change from {fixed} to {asked} while the control plane runs; the last MeshConfig stays in force");
+        let message = format!(
+            "the trust domain cannot change from {fixed} to {asked} while the control plane runs; the last MeshConfig stays in force"
+        );
         let object = format!("{MESH_CONFIG}/{}", resolve::MESH_CONFIG_NAME);
         let field = "spec.trustDomain";
         Some(Problem {

@@ -1,9 +1,9 @@
 //! What one sidecar has asked and been told, and what it is to be told next: no I/O and no clock.
 //!
 //! Two invariants, whatever the order of calls. Before a policy, the endpoints of its backends are queued: the whole set where the
-//! target's last answer did not refer to the backend, else the changes of it. So a sidecar may drop the endpoints of a backend as soon
-//! as no policy that it holds refers to it, whatever is under way in the other direction. And applying the queue in order to what was
-//! told before gives the view it was made from.
+//! target's last answer did not refer to the backend, else the changes of it; nothing comes between these and the policy. So a sidecar
+//! may drop a backend's endpoints when neither a policy that it holds nor the policy that is next to come refers to it, whatever is under
+//! way in the other direction. And applying the queue in order to what was told before gives the view it was made from.
 
 use crate::serve::view::{EndpointSet, Inbound, Outbound, View};
 use heddle_identity::TrustDomain;

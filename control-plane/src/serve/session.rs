@@ -13,7 +13,7 @@ use heddle_model::{SpiffeId, Target, proto};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 /// The version of the wire that this control plane speaks. A sidecar of the next version still speaks this one.
@@ -65,8 +65,10 @@ struct Greeted {
     namespace: String,
     workload: String,
     ledger: Ledger,
+    /// The latest view that the ledger was told of.
+    seen: Arc<View>,
     connected: Connected,
-    heartbeat: Interval,
+    heartbeat_at: Instant,
     /// When gathered changes of policies are to be told; `None`: everything of the latest seen view was.
     gathered_at: Option<Instant>,
 }
@@ -142,9 +144,7 @@ impl Session {
         let mut ledger = Ledger::new(&namespace, &workload, self.peer.id().trust_domain());
         ledger.policies(&view);
         ledger.heartbeat(view.snapshot().revision());
-        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Greeted { namespace, workload, ledger, connected, heartbeat, gathered_at: None })
+        Ok(Greeted { namespace, workload, ledger, seen: view, connected, heartbeat_at: Instant::now() + HEARTBEAT, gathered_at: None })
     }
 }
 
@@ -160,14 +160,14 @@ impl Greeted {
         };
         tokio::select! {
             // In order, so that a flood of messages cannot keep the end or a change of endpoints waiting. Nothing is lost with the
-            // losers: channels keep what they hold, and the interval its tick.
+            // losers: channels keep what they hold, and times stay.
             biased;
             _ = common.stop.wait_for(|stop| *stop) => Event::Stop,
             () = tokio::time::sleep_until(expires) => Event::Expired,
             changed = common.views.changed() => changed.map_or(Event::Stop, |()| Event::View),
             () = gathered => Event::Gathered,
             // A heartbeat vouches for everything of its revision: not while changes are gathered.
-            _ = self.heartbeat.tick(), if gathered_at.is_none() => Event::Heartbeat,
+            () = tokio::time::sleep_until(self.heartbeat_at), if gathered_at.is_none() => Event::Heartbeat,
             message = incoming.next() => Event::Message(message),
         }
     }
@@ -178,24 +178,29 @@ impl Greeted {
             // The peer proved itself once, at the handshake: it has to do so again with its renewed certificate.
             Event::Expired => return Err(Status::unauthenticated("the certificate of this connection has expired: connect again")),
             Event::View => {
-                let view = common.views.borrow_and_update().clone();
-                admit(&view, peer.id(), &self.namespace, &self.workload)?;
-                self.ledger.endpoints(&view);
+                self.seen = common.views.borrow_and_update().clone();
+                admit(&self.seen, peer.id(), &self.namespace, &self.workload)?;
+                self.ledger.endpoints(&self.seen);
                 // Set once for the first change, so that later ones cannot put it off.
                 self.gathered_at.get_or_insert_with(|| Instant::now() + GATHER);
             }
             Event::Gathered => {
                 self.gathered_at = None;
-                let view = common.views.borrow().clone();
-                self.ledger.policies(&view);
+                self.ledger.policies(&self.seen);
+                // Here too: while changes never cease, no other moment has all of a revision.
+                if self.heartbeat_at <= Instant::now() {
+                    self.beat();
+                }
             }
-            Event::Heartbeat => {
-                let revision = common.views.borrow().snapshot().revision();
-                self.ledger.heartbeat(revision);
-            }
+            Event::Heartbeat => self.beat(),
             Event::Message(message) => self.take(common, message)?,
         }
         Ok(())
+    }
+
+    fn beat(&mut self) {
+        self.ledger.heartbeat(self.seen.snapshot().revision());
+        self.heartbeat_at = Instant::now() + HEARTBEAT;
     }
 
     /// Takes in a message of the sidecar.
@@ -206,8 +211,7 @@ impl Greeted {
             Some(Message::Hello(_)) => return Err(Status::failed_precondition("a stream has one Hello")),
             Some(Message::Subscribe(proto::Subscribe { target })) => {
                 let target = target_of(target)?;
-                let view = common.views.borrow().clone();
-                self.ledger.subscribe(&view, target).map_err(|error| {
+                self.ledger.subscribe(&self.seen, target).map_err(|error| {
                     common.metrics.refused(Bound::Targets);
                     Status::resource_exhausted(error.to_string())
                 })?;
@@ -246,11 +250,8 @@ impl Greeted {
             }
             Outgoing::Inbound(target, answer) => {
                 self.connected.sent(&target, &answer.version);
-                let update = proto::InboundUpdate {
-                    target: Some((&target).into()),
-                    version: answer.version.clone(),
-                    policy: answer.policy.clone(),
-                };
+                let update =
+                    proto::InboundUpdate { target: Some((&target).into()), version: answer.version.clone(), policy: answer.policy.clone() };
                 (Push::Inbound, Message::Inbound(update))
             }
             Outgoing::Trust(bundle) => (Push::Trust, Message::Trust(bundle)),

@@ -182,9 +182,10 @@ fn is_bad_version(problem: &manifest::Problem, id: &ObjectId) -> bool {
         return false;
     }
     problem.object.as_ref().is_none_or(|bad| {
-        let is_same = bad.namespace == id.namespace && bad.name == id.name;
-        // A kind that does not exist is a known one misspelt.
-        is_same && (bad.kind == id.kind || problem.field_path == "kind")
+        // A kind that does not exist is a known one misspelt; the reader cannot know whether that has namespaces.
+        let is_misspelt = problem.field_path == "kind";
+        let namespace = bad.namespace.as_deref().or_else(|| is_misspelt.then_some(manifest::DEFAULT_NAMESPACE));
+        bad.name == id.name && (bad.kind == id.kind || is_misspelt) && (id.namespace.is_none() || namespace == id.namespace.as_deref())
     })
 }
 

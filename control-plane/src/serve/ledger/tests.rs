@@ -7,6 +7,7 @@ use crate::test_support::{objects, trust};
 use crate::watch::Report;
 use heddle_model::Endpoint;
 use proptest::prelude::*;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use tokio::time::Instant;
@@ -15,17 +16,17 @@ const SERVICES: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {ports: [{port: 80}]}
+spec: {ports: [{port: 80, appProtocol: http}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: v1}
-spec: {ports: [{port: 80}]}
+spec: {ports: [{port: 80, appProtocol: http}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: v2}
-spec: {ports: [{port: 80}]}
+spec: {ports: [{port: 80, appProtocol: http}]}
 ";
 
 /// The content of the mesh that one number stands for.
@@ -49,7 +50,7 @@ fn view(bits: u8) -> Arc<View> {
         );
     }
     let mut snapshot = Snapshot::default();
-    objects(&yaml).into_iter().for_each(|object| drop(snapshot.apply(object)));
+    assert!(objects(&yaml).into_iter().all(|object| snapshot.apply(object)));
     let metrics = Arc::new(Metrics::new().unwrap());
     Arc::new(View::new(snapshot, Instant::now(), TRUST.clone(), Arc::new(Report::default()), metrics))
 }
@@ -75,7 +76,9 @@ fn told(ledger: &mut Ledger) -> Vec<String> {
     drain(ledger)
         .into_iter()
         .filter_map(|outgoing| match outgoing {
-            Outgoing::Endpoints(EndpointsUpdate { backend, reset: true, upsert, .. }) => Some(format!("reset {} {}", backend.name, upsert.len())),
+            Outgoing::Endpoints(EndpointsUpdate { backend, reset: true, upsert, .. }) => {
+                Some(format!("reset {} {}", backend.name, upsert.len()))
+            }
             Outgoing::Endpoints(EndpointsUpdate { backend, reset: false, upsert, remove }) => {
                 Some(format!("change {} +{} -{}", backend.name, upsert.len(), remove.len()))
             }
@@ -164,6 +167,8 @@ struct Sidecar {
     policies: BTreeMap<Target, Arc<Outbound>>,
     subscribed: BTreeMap<Target, bool>,
     endpoints: BTreeMap<ServicePort, BTreeMap<SocketAddr, Endpoint>>,
+    /// Backends whose policy is still to come.
+    fresh: HashSet<ServicePort>,
 }
 
 impl Sidecar {
@@ -172,6 +177,7 @@ impl Sidecar {
             Outgoing::Endpoints(EndpointsUpdate { backend, reset, upsert, remove }) => {
                 if reset {
                     self.endpoints.insert(backend.clone(), BTreeMap::new());
+                    self.fresh.insert(backend.clone());
                 }
                 if let Some(known) = self.endpoints.get_mut(&backend) {
                     known.extend(upsert.into_iter().map(|e| (e.address, e)));
@@ -180,9 +186,10 @@ impl Sidecar {
             }
             Outgoing::Outbound(target, policy) => {
                 if self.subscribed.contains_key(&target) {
-                    let before = self.policies.insert(target, policy);
-                    self.drop_unused(before);
+                    self.policies.insert(target, policy);
                 }
+                self.fresh.clear();
+                self.drop_unused();
             }
             Outgoing::Inbound(..) | Outgoing::Trust(_) | Outgoing::Settings(_) | Outgoing::Heartbeat(_) => {}
         }
@@ -190,16 +197,13 @@ impl Sidecar {
 
     fn unsubscribe(&mut self, target: &Target) {
         self.subscribed.remove(target);
-        let before = self.policies.remove(target);
-        self.drop_unused(before);
+        self.policies.remove(target);
+        self.drop_unused();
     }
 
-    fn drop_unused(&mut self, before: Option<Arc<Outbound>>) {
-        for backend in before.iter().flat_map(|policy| &policy.backends) {
-            if !self.policies.values().any(|policy| policy.backends.contains(backend)) {
-                self.endpoints.remove(backend);
-            }
-        }
+    fn drop_unused(&mut self) {
+        let used: HashSet<_> = self.policies.values().flat_map(|policy| &policy.backends).chain(&self.fresh).collect();
+        self.endpoints.retain(|backend, _| used.contains(backend));
     }
 
     fn complete(&self) -> bool {
@@ -256,8 +260,9 @@ proptest! {
                 }
                 Step::Policies => ledger.policies(view),
                 Step::Subscribe(name) => {
-                    // Asked for again while the farewell is under way, a target may be answered by an old answer for a moment.
-                    let is_leaving = under_way.iter().any(|(_, target)| *target == self::target(name));
+                    // Asked for again while the farewell, or what was told before it, is under way, a target may have an old
+                    // answer without all endpoints until the new one arrives.
+                    let is_leaving = under_way.iter().any(|(_, target)| *target == self::target(name)) || ledger.queued() > 0;
                     if !is_leaving && sidecar.subscribed.insert(target(name), true).is_none() {
                         under_way.push_back((true, target(name)));
                     }
