@@ -19,7 +19,7 @@ mod tests;
 use fastrand::Rng;
 use heddle_model::{Endpoint, LoadBalancing};
 use load::{Ejections, Load};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::time::Instant;
@@ -61,7 +61,7 @@ impl Balancer {
     pub fn update(&mut self, endpoints: &[Endpoint]) {
         let mut known: HashMap<SocketAddr, Option<Rc<EndpointState>>> =
             self.endpoints.drain(..).map(|e| (e.endpoint.address, Some(e))).collect();
-        let mut taken = std::collections::HashSet::with_capacity(endpoints.len());
+        let mut taken = HashSet::with_capacity(endpoints.len());
         for endpoint in endpoints {
             if !taken.insert(endpoint.address) {
                 continue;
@@ -79,6 +79,9 @@ impl Balancer {
         self.endpoints.sort_by_key(|e| e.endpoint.draining);
         self.live = self.endpoints.iter().filter(|e| !e.endpoint.draining).count();
         self.ejections.set_size(self.endpoints.len());
+        for endpoint in &self.endpoints {
+            endpoint.load.yield_room();
+        }
     }
 
     /// Chooses an endpoint, as the module's table says; `tried` are those that this exchange went to before. `None`: there are none.
@@ -184,8 +187,7 @@ impl Balancer {
     fn uniform(&self, rng: &mut Rng, fits: impl Fn(&EndpointState) -> bool) -> Option<usize> {
         let mut chosen = None;
         let mut seen = 0;
-        for (index, endpoint) in self.endpoints.iter().enumerate().filter(|(_, e)| fits(e)) {
-            let _ = endpoint;
+        for (index, _) in self.endpoints.iter().enumerate().filter(|(_, e)| fits(e)) {
             seen += 1;
             if seen == 1 || rng.usize(0..seen) == 0 {
                 chosen = Some(index);

@@ -128,6 +128,7 @@ impl Connections {
         let mut pool = self.http1.borrow_mut();
         pool.sweep(now, Conn::is_stale);
         self.metrics.pool_idle(pool.idle());
+        self.metrics.pool_evicted(pool.evicted());
         self.http2.sweep(now);
     }
 

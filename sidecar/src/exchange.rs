@@ -190,6 +190,14 @@ impl Exchange {
         if request.value("x-request-id").is_none() {
             request.set("x-request-id", &request_id(&mut rng));
         }
+        if trace.formats.b3_multi {
+            // It names the caller's parent, which is not ours.
+            request.remove("x-b3-parentspanid");
+        }
+        if !incoming.keeps_tracestate() {
+            // Meaningless without the traceparent that it came with (Trace Context §3.3).
+            request.remove("tracestate");
+        }
         for (name, value) in trace.headers() {
             request.set(name, value.as_bytes());
         }

@@ -107,6 +107,12 @@ impl WorkerBackend {
     }
 }
 
+impl Drop for WorkerBackend {
+    fn drop(&mut self) {
+        self.metrics.endpoints_gone(&self.key);
+    }
+}
+
 /// All backends of one worker, kept as long as a policy refers to them.
 #[derive(Debug, Default)]
 pub struct Backends {

@@ -68,9 +68,8 @@ pub fn exchange(exchange: &Exchange, request: Option<&dyn Described>, status: u1
     if exchange.trace.sampled && worker.spans.is_active() {
         worker.spans.try_send(leg_span(exchange, request, status, cause, duration));
     }
-    let failed = !matches!(cause, Cause::None | Cause::Filter);
-    if failed || worker.settings().access_log {
-        worker.access_log.record(log_record(exchange, request, status, cause, duration, bytes), failed);
+    if worker.access_log.wants(cause, now) {
+        worker.access_log.try_send(log_record(exchange, request, status, cause, duration, bytes));
     }
 }
 
@@ -97,15 +96,28 @@ pub fn refused(client: &Client, reply: &Reply) {
     }));
     handle.start();
     handle.finish(reply.status, reply.cause, Duration::ZERO, 0, 0);
-    let record = access_log::Record {
-        direction: direction_name(&client.side),
-        status: reply.status,
-        cause: reply.cause,
-        peer: client.peer.as_ref().map(|p| p.id().to_string()),
-        client: Some(client.address),
-        ..access_log::Record::default()
-    };
-    worker.access_log.record(record, true);
+    if worker.access_log.wants(reply.cause, Instant::now()) {
+        worker.access_log.try_send(access_log::Record {
+            ended_unix_nanos: unix_nanos(Duration::ZERO),
+            direction: direction(&client.side),
+            protocol: "HTTP",
+            method: String::new(),
+            authority: String::new(),
+            path: String::new(),
+            status: reply.status,
+            cause: reply.cause,
+            route: String::new(),
+            backend: String::new(),
+            endpoint: None,
+            attempts: 0,
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+            peer: client.peer.as_ref().map(|p| p.id().to_string()).unwrap_or_default(),
+            trace_id: 0,
+            request_id: String::new(),
+        });
+    }
 }
 
 fn direction(side: &Side) -> Direction {
@@ -200,25 +212,26 @@ pub fn attempt(exchange: &Exchange, attempt: &Attempt, request: &dyn Described, 
 }
 
 fn log_record(exchange: &Exchange, request: Option<&dyn Described>, status: u16, cause: Cause, duration: Duration, bytes: (u64, u64)) -> access_log::Record {
+    let text = |value: Option<&str>| value.map(str::to_owned).unwrap_or_default();
     access_log::Record {
-        direction: direction_name(&exchange.client.side),
+        ended_unix_nanos: unix_nanos(Duration::ZERO),
+        direction: direction(&exchange.client.side),
         protocol: request.map_or("HTTP", |r| r.described_protocol()),
-        method: request.map(|r| r.described_method().to_owned()),
-        authority: request.and_then(|r| r.described_authority()).map(str::to_owned),
-        path: request.map(|r| r.described_path().to_owned()),
+        method: text(request.map(|r| r.described_method())),
+        authority: text(request.and_then(|r| r.described_authority())),
+        path: text(request.map(|r| r.described_path())),
         status,
         cause,
         route: exchange.decided_by(),
-        backend: exchange.worker_backend().map(|b| b.key.clone()),
+        backend: text(exchange.worker_backend().map(|b| b.key.as_str())),
         endpoint: exchange.endpoint,
         attempts: exchange.tries,
         duration,
         request_bytes: bytes.0,
         response_bytes: bytes.1,
-        client: Some(exchange.client.address),
-        peer: exchange.client.peer.as_ref().map(|p| p.id().to_string()),
-        trace_id: Some(exchange.trace.trace_id),
-        request_id: request.and_then(|r| r.described_id()).map(str::to_owned),
+        peer: exchange.client.peer.as_ref().map(|p| p.id().to_string()).unwrap_or_default(),
+        trace_id: exchange.trace.trace_id,
+        request_id: text(request.and_then(|r| r.described_id())),
     }
 }
 
@@ -329,27 +342,30 @@ impl Tcp {
             self.count(None);
         }
         if let Some(metrics) = self.metrics.take() {
-            metrics.finish(cause, duration, sent, received);
+            metrics.transferred(sent, received);
+            metrics.finish(cause, duration);
         }
-        let failed = !matches!(cause, Cause::None | Cause::Reset | Cause::ClientGone);
-        if failed || self.worker.settings().access_log {
-            let record = access_log::Record {
-                direction: match self.direction {
-                    Direction::Outbound => "outbound",
-                    Direction::Inbound => "inbound",
-                },
+        if self.worker.access_log.wants(cause, Instant::now()) {
+            self.worker.access_log.try_send(access_log::Record {
+                ended_unix_nanos: unix_nanos(Duration::ZERO),
+                direction: self.direction,
                 protocol: "TCP",
+                method: String::new(),
+                authority: String::new(),
+                path: String::new(),
+                status: 0,
                 cause,
-                route: self.source.clone(),
-                backend: self.backend.as_ref().map(|b| b.key.clone()),
+                route: std::mem::take(&mut self.source),
+                backend: self.backend.as_ref().map(|b| b.key.clone()).unwrap_or_default(),
                 endpoint: self.endpoint,
+                attempts: 1,
                 duration,
                 request_bytes: sent,
                 response_bytes: received,
-                peer: self.peer.clone(),
-                ..access_log::Record::default()
-            };
-            self.worker.access_log.record(record, failed);
+                peer: self.peer.take().unwrap_or_default(),
+                trace_id: 0,
+                request_id: String::new(),
+            });
         }
     }
 }

@@ -4,7 +4,7 @@
 //! share read-only handles and nothing else.
 
 use crate::accept;
-use crate::access_log::{self, AccessLog};
+use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -153,7 +153,7 @@ async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, admin: StdL
     let (credentials, renewal) = Credentials::new(&config, rng.fork())?;
     let (discovery, stream) = Discovery::new(&config, &credentials, rng.fork())?;
     let (spans, telemetry) = Telemetry::new(&config, discovery.settings());
-    let (access_log, access_log_writer) = AccessLog::new(access_log::format(config.log_format));
+    let (access_log, access_log_writer) = AccessLog::new(discovery.settings(), tokio::time::Instant::now());
     let seams = Seams { config: config.clone(), discovery: discovery.clone(), credentials: credentials.context(), spans, access_log };
     let own = prometheus::Registry::new();
     let registered = credentials
@@ -175,7 +175,7 @@ async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, admin: StdL
     let mut tasks = JoinSet::new();
     tasks.spawn(shown.serve(admin, until_end(ended.clone())));
     tasks.spawn(telemetry.run(until_end(ended.clone())));
-    tasks.spawn(access_log_writer.run(until_end(ended)));
+    tasks.spawn(access_log_writer.run(tokio::io::stdout(), until_end(ended)));
     let mut endless = JoinSet::new();
     endless.spawn(renewal.run());
     endless.spawn(stream.run());

@@ -51,6 +51,11 @@ impl Ejections {
         (self.ejected.get() + 1) * 2 <= self.size.get()
     }
 
+    /// Whether the set has shrunk so far that more than half of it is ejected.
+    fn is_overfull(&self) -> bool {
+        self.ejected.get() * 2 > self.size.get()
+    }
+
     fn observe(&self, seconds: f64, now: Instant) {
         let keep = self.typical_at.replace(Some(now)).map_or(0.0, |at| remaining(at, now));
         // At least a small step for each exchange: at thousands per second time alone would hardly move it.
@@ -179,6 +184,13 @@ impl Load {
     pub(super) fn remove(&self) {
         self.end_ejection();
         self.removed.set(true);
+    }
+
+    /// Ends the ejection if too many are ejected for the size of the set.
+    pub(super) fn yield_room(&self) {
+        if self.shared.is_overfull() {
+            self.end_ejection();
+        }
     }
 
     fn end_ejection(&self) {
