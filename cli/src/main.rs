@@ -52,7 +52,7 @@ fn run(command: Command) -> ExitCode {
         }
         Command::Sidecar => {
             orphan::end_with_parent();
-            ExitCode::FAILURE
+            heddle_sidecar::run_from_env()
         }
         Command::Example { args } => example(args),
         Command::Launch(args) => launch::run(args),
