@@ -59,8 +59,11 @@ pub(crate) fn run(bed: &Bed, settings: &Settings, report: &mut Report, progress:
     ensure!(settings.long > settings.short, "the long phase must be longer than the short one");
     find_program("valgrind").context("valgrind is not here: install the package valgrind")?;
     for protocol in &settings.protocols {
-        let (connections, streams) = (settings.connections, settings.streams);
-        let title = format!("user-space instructions per request, by callgrind; {connections} connections x {streams} streams");
+        let connections = settings.connections;
+        let title = match protocol {
+            Protocol::Grpc => format!("instructions per gRPC unary call; {connections} connections x {} streams", settings.streams),
+            Protocol::Http1 | Protocol::Tcp => format!("instructions per HTTP/1.1 request; {connections} connections"),
+        };
         report.table(name(*protocol)?, title, &[BOTH, CLIENT, SERVER]);
     }
     for repetition in 1..=settings.repetitions {

@@ -169,7 +169,7 @@ struct InstructionArguments {
     #[arg(long, default_value_t = 1)]
     connections: usize,
     /// Streams on each gRPC connection, each with one request at a time.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 4)]
     streams: usize,
 }
 
