@@ -199,11 +199,11 @@ fn rule(out: &mut String, rule: &Rule) {
     if retry.source.is_some() {
         writeln!(
             out,
-            "    retry {} on {:?} grpc {:?} any method {} backoff {:?}..{:?} by {:?}",
+            "    retry {} on {:?} grpc {:?} methods {:?} backoff {:?}..{:?} by {:?}",
             retry.attempts,
             retry.statuses,
             retry.grpc_codes,
-            retry.any_method,
+            retry.methods,
             retry.backoff.base(),
             retry.backoff.max(),
             retry.source

@@ -20,8 +20,8 @@ pub struct RetryPolicy {
     pub statuses: Vec<u16>,
     /// gRPC statuses that count as failures, sorted.
     pub grpc_codes: Vec<u32>,
-    /// Whether methods that are not idempotent (RFC 9110 §9.2.2) are tried again as well.
-    pub any_method: bool,
+    /// Methods that are tried again although they are not idempotent (RFC 9110 §9.2.2).
+    pub methods: Vec<String>,
     /// How long to wait before each further try.
     pub backoff: Backoff,
     /// Who says so; `None`: the built-in default.
@@ -31,7 +31,7 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// One further try for provably unprocessed failures only.
     fn default() -> Self {
-        Self { attempts: 1, statuses: Vec::new(), grpc_codes: Vec::new(), any_method: false, backoff: Backoff::default(), source: None }
+        Self { attempts: 1, statuses: Vec::new(), grpc_codes: Vec::new(), methods: Vec::new(), backoff: Backoff::default(), source: None }
     }
 }
 
@@ -85,6 +85,13 @@ impl Backoff {
     }
 }
 
+impl RetryPolicy {
+    /// Whether a request by `method` may be processed twice: it is idempotent, or the policy says so.
+    pub fn allows(&self, method: &str) -> bool {
+        matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE") || self.methods.iter().any(|m| m == method)
+    }
+}
+
 /// How much retries may add to the load of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryBudget {
@@ -103,12 +110,12 @@ impl Default for RetryBudget {
 
 impl From<&RetryPolicy> for proto::Retry {
     fn from(retry: &RetryPolicy) -> Self {
-        let RetryPolicy { attempts, statuses, grpc_codes, any_method, backoff, source } = retry;
+        let RetryPolicy { attempts, statuses, grpc_codes, methods, backoff, source } = retry;
         Self {
             attempts: *attempts,
             statuses: statuses.iter().map(|s| u32::from(*s)).collect(),
             grpc_codes: grpc_codes.clone(),
-            any_method: *any_method,
+            methods: methods.clone(),
             backoff_base_ms: u64::try_from(backoff.base.as_millis()).unwrap_or(u64::MAX),
             backoff_max_ms: u64::try_from(backoff.max.as_millis()).unwrap_or(u64::MAX),
             source: source.as_ref().map(Into::into),
@@ -118,7 +125,7 @@ impl From<&RetryPolicy> for proto::Retry {
 
 impl From<proto::Retry> for RetryPolicy {
     fn from(retry: proto::Retry) -> Self {
-        let proto::Retry { attempts, statuses, grpc_codes, any_method, backoff_base_ms, backoff_max_ms, source: from } = retry;
+        let proto::Retry { attempts, statuses, grpc_codes, methods, backoff_base_ms, backoff_max_ms, source: from } = retry;
         let base = Duration::from_millis(backoff_base_ms);
         let mut statuses: Vec<u16> = statuses.into_iter().filter_map(|s| u16::try_from(s).ok()).collect();
         statuses.sort_unstable();
@@ -128,7 +135,7 @@ impl From<proto::Retry> for RetryPolicy {
             attempts: attempts.min(ATTEMPTS_MAX),
             statuses,
             grpc_codes,
-            any_method,
+            methods,
             backoff: Backoff { base, max: Duration::from_millis(backoff_max_ms).max(base) },
             source: source(from),
         }

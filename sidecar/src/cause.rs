@@ -124,7 +124,9 @@ impl Cause {
                 ("egress_denied", 502, PERMISSION_DENIED, true, false, "the mesh does not know this destination and egress is denied")
             }
             Self::ConnectFailed => ("connect_failed", 503, UNAVAILABLE, true, false, "no connection to the endpoint"),
-            Self::ConnectTimeout => ("connect_timeout", 503, UNAVAILABLE, true, false, "the endpoint did not accept the connection in time"),
+            Self::ConnectTimeout => {
+                ("connect_timeout", 503, UNAVAILABLE, true, false, "the endpoint did not accept the connection in time")
+            }
             Self::TlsFailed => ("tls_failed", 503, UNAVAILABLE, true, false, "mutual TLS with the endpoint failed"),
             Self::NoCertificate => ("no_certificate", 503, UNAVAILABLE, true, false, "this sidecar has no certificate yet"),
             Self::RequestTimeout => ("request_timeout", 504, DEADLINE_EXCEEDED, false, false, "the request took longer than its timeout"),

@@ -170,7 +170,8 @@ pub struct Exchange {
     pub(crate) parent: u64,
     pub(crate) tries: u32,
     tried: SmallVec<[SocketAddr; 4]>,
-    idempotent: bool,
+    /// Whether the request may be processed twice.
+    repeatable: bool,
     pub(crate) metrics: Option<Rc<ExchangeMetrics>>,
     pub(crate) endpoint: Option<SocketAddr>,
     /// Backends that get a copy of the request.
@@ -202,7 +203,6 @@ impl Exchange {
             request.set(name, value.as_bytes());
         }
         drop(rng);
-        let idempotent = matches!(request.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
         Self {
             client,
             leg,
@@ -216,7 +216,7 @@ impl Exchange {
             parent: caller.parent,
             tries: 0,
             tried: SmallVec::new(),
-            idempotent,
+            repeatable: false,
             metrics: None,
             endpoint: None,
             mirrors: SmallVec::new(),
@@ -269,6 +269,7 @@ impl Exchange {
             return Err(Box::new(self.client.error(Cause::NoRoute, &detail)));
         };
         self.rule = Some(matched.index);
+        self.repeatable = matched.rule.retry.allows(request.method());
         let Timeouts { request: request_timeout, attempt: _, idle: _, source: _ } = matched.rule.timeouts;
         self.deadline = request_timeout.map(|t| self.started + t);
         self.apply(&matched.rule.filters, &matched, request, &policy)?;
@@ -277,7 +278,13 @@ impl Exchange {
     }
 
     /// Applies filters of a rule or of a backend reference, in order.
-    fn apply(&mut self, filters: &[Filter], matched: &Matched<'_>, request: &mut impl RequestEdit, policy: &WorkerOutbound) -> Result<(), Box<Reply>> {
+    fn apply(
+        &mut self,
+        filters: &[Filter],
+        matched: &Matched<'_>,
+        request: &mut impl RequestEdit,
+        policy: &WorkerOutbound,
+    ) -> Result<(), Box<Reply>> {
         for applied in filters {
             match applied {
                 Filter::RequestHeaders(edits) => crate::message::edit_request(request, edits),
@@ -312,9 +319,7 @@ impl Exchange {
         if let Some(persistence) = &rule.session_persistence
             && let Some(session) = filter::session(persistence, request)
             && let Some(found) = rule.backends.iter().enumerate().find_map(|(at, reference)| match reference.target {
-                BackendTarget::Backend(index) if reference.weight > 0 => {
-                    policy.backend(index)?.pick_session(session).map(|_| (at, index))
-                }
+                BackendTarget::Backend(index) if reference.weight > 0 => policy.backend(index)?.pick_session(session).map(|_| (at, index)),
                 BackendTarget::Backend(_) | BackendTarget::Invalid { .. } => None,
             })
         {
@@ -430,7 +435,7 @@ impl Exchange {
     /// `unprocessed`: the endpoint provably did not work on it; `replayable`: the whole request can be sent again.
     pub fn retry_failure(&mut self, cause: Cause, unprocessed: bool, replayable: bool) -> Option<Duration> {
         let retry = self.retry_policy()?;
-        let by_policy = retry.source.is_some() && (self.idempotent || retry.any_method);
+        let by_policy = retry.source.is_some() && self.repeatable;
         let allowed = match cause {
             Cause::RequestTimeout | Cause::ClientGone => false,
             _ => unprocessed || by_policy,
@@ -442,7 +447,7 @@ impl Exchange {
     pub fn retry_response(&mut self, status: u16, grpc: Option<u32>, replayable: bool) -> Option<Duration> {
         let retry = self.retry_policy()?;
         let failed = retry.statuses.binary_search(&status).is_ok() || grpc.is_some_and(|g| retry.grpc_codes.binary_search(&g).is_ok());
-        (failed && replayable && (self.idempotent || retry.any_method || grpc.is_some())).then(|| self.again(false))?
+        (failed && replayable && (self.repeatable || grpc.is_some())).then(|| self.again(false))?
     }
 
     fn again(&mut self, unprocessed: bool) -> Option<Duration> {

@@ -30,7 +30,12 @@ pub struct First {
 /// Reads until `decide` knows. A client that sends nothing for `silence` is reported as silent; `None`: it may take for ever.
 ///
 /// Not cancel safe: what was read is lost.
-pub async fn read(tcp: &mut TcpStream, mut bytes: BytesMut, silence: Option<Duration>, decide: impl Fn(&[u8]) -> Detected) -> io::Result<First> {
+pub async fn read(
+    tcp: &mut TcpStream,
+    mut bytes: BytesMut,
+    silence: Option<Duration>,
+    decide: impl Fn(&[u8]) -> Detected,
+) -> io::Result<First> {
     let mut deadline = silence.map(|s| Instant::now() + s);
     let mut began = false;
     loop {

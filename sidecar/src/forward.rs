@@ -1,9 +1,9 @@
 //! Bytes in both directions, with half-close: opaque connections, upgraded ones, CONNECT.
 
+use crate::cause::Cause;
 use crate::exchange::Exchange;
 use crate::http1::conn::Conn;
 use crate::http1::head::RequestHead;
-use crate::cause::Cause;
 use socket2::SockRef;
 use std::future::poll_fn;
 use std::io;

@@ -145,8 +145,7 @@ impl Metrics {
         let limits = counter("heddle_limits_hit_total", "Connections and requests refused or cut by a limit of this sidecar.", &["limit"]);
         register(&registry, Collected::new(Arc::clone(&shared)));
         let room = Rc::new(Room { left: Cell::new(SERIES_MAX), shared: Arc::clone(&shared) });
-        let inner =
-            Inner { registry, shared, room, exchanges: RefCell::default(), tcp: RefCell::default(), retries, handshakes, limits };
+        let inner = Inner { registry, shared, room, exchanges: RefCell::default(), tcp: RefCell::default(), retries, handshakes, limits };
         Self { inner: Rc::new(inner) }
     }
 

@@ -245,13 +245,7 @@ impl OutboundTarget {
     /// Follows a target.
     pub fn new(mut receiver: watch::Receiver<Known<ResolvedOutbound>>, backends: Rc<Backends>, metrics: Metrics) -> Self {
         receiver.mark_changed();
-        Self {
-            receiver: RefCell::new(receiver),
-            current: RefCell::new(InForce::Pending),
-            backends,
-            metrics,
-            learned: Cell::new(None),
-        }
+        Self { receiver: RefCell::new(receiver), current: RefCell::new(InForce::Pending), backends, metrics, learned: Cell::new(None) }
     }
 
     /// The newest policy: one atomic load where nothing changed.

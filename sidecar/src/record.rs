@@ -86,14 +86,16 @@ pub fn refused(client: &Client, reply: &Reply) {
             crate::policy::InForce::Pending | crate::policy::InForce::Unknown => None,
         },
     };
-    let handle = handle.unwrap_or_else(|| worker.metrics.exchange(crate::metrics::ExchangeLabels {
-        direction: direction(&client.side),
-        service: "unknown",
-        route: "none",
-        backend: "none",
-        version: "none",
-        mtls: client.peer.is_some(),
-    }));
+    let handle = handle.unwrap_or_else(|| {
+        worker.metrics.exchange(crate::metrics::ExchangeLabels {
+            direction: direction(&client.side),
+            service: "unknown",
+            route: "none",
+            backend: "none",
+            version: "none",
+            mtls: client.peer.is_some(),
+        })
+    });
     handle.start();
     handle.finish(reply.status, reply.cause, Duration::ZERO, 0, 0);
     if worker.access_log.wants(reply.cause, Instant::now()) {
@@ -211,7 +213,14 @@ pub fn attempt(exchange: &Exchange, attempt: &Attempt, request: &dyn Described, 
     });
 }
 
-fn log_record(exchange: &Exchange, request: Option<&dyn Described>, status: u16, cause: Cause, duration: Duration, bytes: (u64, u64)) -> access_log::Record {
+fn log_record(
+    exchange: &Exchange,
+    request: Option<&dyn Described>,
+    status: u16,
+    cause: Cause,
+    duration: Duration,
+    bytes: (u64, u64),
+) -> access_log::Record {
     let text = |value: Option<&str>| value.map(str::to_owned).unwrap_or_default();
     access_log::Record {
         ended_unix_nanos: unix_nanos(Duration::ZERO),
@@ -375,4 +384,3 @@ impl Drop for Tcp {
         self.end(Copied { sent: 0, received: 0, cause: Cause::ClientGone });
     }
 }
-

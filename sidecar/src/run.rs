@@ -214,7 +214,11 @@ async fn wait_for_end(drain: &Drain) -> Result<(), RunError> {
 
 type Workers = Vec<thread::JoinHandle<()>>;
 
-async fn start_workers(seams: &Seams, listeners: Vec<Vec<Listener>>, drain: &Drain) -> Result<(Workers, Vec<prometheus::Registry>), RunError> {
+async fn start_workers(
+    seams: &Seams,
+    listeners: Vec<Vec<Listener>>,
+    drain: &Drain,
+) -> Result<(Workers, Vec<prometheus::Registry>), RunError> {
     let mut workers = Vec::new();
     let mut registries = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {

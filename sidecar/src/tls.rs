@@ -37,10 +37,8 @@ pub enum AcceptError {
 pub async fn accept(worker: &Worker, plain: Rewound) -> Result<(Io, VerifiedPeer, MeshProtocol), AcceptError> {
     let context = worker.credentials().ok_or(AcceptError::NoCertificate)?;
     let handshake = TlsAcceptor::from(context.server()).accept(plain);
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
-        .await
-        .map_err(|_| AcceptError::Timeout)?
-        .map_err(AcceptError::Handshake)?;
+    let stream =
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| AcceptError::Timeout)?.map_err(AcceptError::Handshake)?;
     let connection = stream.get_ref().1;
     let peer = VerifiedPeer::from_client(connection, heddle_identity::unix_now())?;
     let protocol = MeshProtocol::from_alpn(connection.alpn_protocol()).ok_or(AcceptError::Protocol)?;

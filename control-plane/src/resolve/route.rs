@@ -142,7 +142,7 @@ fn http_rule(scope: &mut Scope<'_, '_>, source: ResourceRef, rule: &HttpRouteRul
     Ok(Rule {
         session_persistence: session_persistence.as_ref().map(|s| session(s, &matches)).transpose()?,
         timeouts: traffic_policy::timeouts(limits, &source, scope.policy),
-        retry: traffic_policy::retry(retry.as_ref(), &source, &matches, false, scope.policy),
+        retry: traffic_policy::retry(retry.as_ref(), &source, scope.policy),
         source,
         matches,
         filters,
@@ -162,7 +162,7 @@ fn grpc_rule(scope: &mut Scope<'_, '_>, source: ResourceRef, rule: &GrpcRouteRul
     Ok(Rule {
         session_persistence: session_persistence.as_ref().map(|s| session(s, &matches)).transpose()?,
         timeouts: traffic_policy::timeouts(Limits::default(), &source, scope.policy),
-        retry: traffic_policy::retry(None, &source, &matches, true, scope.policy),
+        retry: traffic_policy::retry(None, &source, scope.policy),
         source,
         matches,
         filters,

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use heddle_crds::heddle::{self as crds, TrafficPolicy, TrafficPolicySpec};
 use heddle_model::retry::{ATTEMPTS_MAX, Backoff, RetryBudget, RetryPolicy};
-use heddle_model::route::{HttpMatch, PathMatch};
 use heddle_model::timeout::Timeouts;
 use heddle_model::{LoadBalancing, Protocol, ResourceRef};
 
@@ -20,9 +19,6 @@ const BUDGET_MAX: RetryBudget = RetryBudget { percent: 100, min_per_second: 1_00
 
 /// How many times its base a backoff may grow to, when no maximum is written.
 const BACKOFF_GROWTH: u32 = 10;
-
-/// Methods that are not idempotent and in use (RFC 9110 §9.2.2, RFC 5789).
-const NOT_IDEMPOTENT: [&str; 2] = ["POST", "PATCH"];
 
 /// A TrafficPolicy in the model's terms. What it does not say is `None`.
 #[derive(Debug, Clone)]
@@ -135,12 +131,6 @@ pub(crate) fn without_effect(spec: &TrafficPolicySpec) -> Vec<&'static str> {
     if spec.retry_budget.is_some_and(|b| b.interval.is_some()) {
         fields.push("retryBudget.interval (always 10s)");
     }
-    if let Some(retry) = &spec.retry
-        && NOT_IDEMPOTENT.iter().any(|m| lists(&retry.methods, m))
-        && !NOT_IDEMPOTENT.iter().all(|m| lists(&retry.methods, m))
-    {
-        fields.push("retry.methods with only one of POST and PATCH, except in rules that match by that method and for gRPC");
-    }
     fields
 }
 
@@ -191,13 +181,7 @@ pub(crate) fn timeouts(rule: Limits, rule_source: &ResourceRef, policy: Option<&
 }
 
 /// The retries of a rule: what the rule says, else what the policy of the Service says, field by field.
-pub(crate) fn retry(
-    rule: Option<&RuleRetry>,
-    rule_source: &ResourceRef,
-    matches: &[HttpMatch],
-    is_grpc: bool,
-    policy: Option<&Traffic>,
-) -> RetryPolicy {
+pub(crate) fn retry(rule: Option<&RuleRetry>, rule_source: &ResourceRef, policy: Option<&Traffic>) -> RetryPolicy {
     let default = RetryPolicy::default();
     let of_policy = policy.and_then(|p| p.retry.as_ref());
     let statuses = match (rule, of_policy) {
@@ -213,7 +197,7 @@ pub(crate) fn retry(
             .min(ATTEMPTS_MAX),
         statuses,
         grpc_codes: of_policy.map(|p| p.grpc_codes.clone()).unwrap_or_default(),
-        any_method: of_policy.is_some_and(|p| any_method(&p.methods, matches, is_grpc)),
+        methods: of_policy.map(|p| p.methods.clone()).unwrap_or_default(),
         backoff: rule
             .and_then(|r| r.backoff)
             .and_then(|base| Backoff::try_new(base, base.saturating_mul(BACKOFF_GROWTH)).ok())
@@ -225,25 +209,6 @@ pub(crate) fn retry(
             (None, _, _) => None,
         },
     }
-}
-
-/// Whether a list of methods allows every method that the rule's requests can have. The model knows only "all methods"; to
-/// retry a PATCH because the policy lists POST would be wrong, so a list that is too short for the rule allows none.
-fn any_method(listed: &[String], matches: &[HttpMatch], is_grpc: bool) -> bool {
-    // A gRPC call is always a POST (gRPC over HTTP/2).
-    let all_grpc = !matches.is_empty() && matches.iter().all(|m| matches!(m.path, PathMatch::Grpc { .. }));
-    if is_grpc || all_grpc {
-        return lists(listed, "POST");
-    }
-    let mut by_method = matches.iter().map(|m| m.method.as_deref());
-    if !matches.is_empty() && by_method.all(|m| m.is_some_and(|m| lists(listed, m) || !NOT_IDEMPOTENT.contains(&m))) {
-        return matches.iter().any(|m| m.method.as_deref().is_some_and(|m| lists(listed, m)));
-    }
-    NOT_IDEMPOTENT.iter().all(|m| lists(listed, m))
-}
-
-fn lists(methods: &[String], method: &str) -> bool {
-    methods.iter().any(|m| m == method)
 }
 
 fn sorted(codes: &[u16]) -> Vec<u16> {

@@ -206,7 +206,7 @@ async fn after_a_restart_sidecars_resume_with_the_certificate_they_have() {
 
 #[tokio::test]
 async fn certificates_live_as_long_as_configured_and_are_renewed_by_themselves() {
-    let plane = Plane::start(&manifest("{certificateLifetime: 2s}")).await;
+    let plane = Plane::start(&manifest("{certificateLifetime: 4s}")).await;
     let (channel, _) = client::join(&plane).await;
     // Renewed with no other proof than the certificate.
     let (_, csr_der) = csr(&plane::id("client")).unwrap();

@@ -453,9 +453,9 @@ pub struct Retry {
     pub statuses: ::prost::alloc::vec::Vec<u32>,
     #[prost(uint32, repeated, tag = "3")]
     pub grpc_codes: ::prost::alloc::vec::Vec<u32>,
-    /// True: also methods that are not idempotent.
-    #[prost(bool, tag = "4")]
-    pub any_method: bool,
+    /// Methods that are tried again although they are not idempotent.
+    #[prost(string, repeated, tag = "4")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "5")]
     pub backoff_base_ms: u64,
     #[prost(uint64, tag = "6")]

@@ -137,7 +137,7 @@ fn endpoint_view(endpoint: &Endpoint) -> Value {
 fn rule_view(rule: &Rule, backends: &[Backend]) -> Value {
     let Rule { source: from, matches, filters, backends: to, timeouts, retry, session_persistence } = rule;
     let Timeouts { request, attempt, idle, source: timeouts_from } = timeouts;
-    let RetryPolicy { attempts, statuses, grpc_codes, any_method, backoff, source: retry_from } = retry;
+    let RetryPolicy { attempts, statuses, grpc_codes, methods, backoff, source: retry_from } = retry;
     json!({
         "source": from.to_string(),
         "matches": matches.iter().map(match_view).collect::<Vec<_>>(),
@@ -153,7 +153,7 @@ fn rule_view(rule: &Rule, backends: &[Backend]) -> Value {
             "attempts": attempts,
             "statuses": statuses,
             "grpcCodes": grpc_codes,
-            "anyMethod": any_method,
+            "methods": methods,
             "backoffMs": [millis(backoff.base()), millis(backoff.max())],
             "source": source(retry_from.as_ref()),
         },

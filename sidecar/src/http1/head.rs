@@ -377,10 +377,7 @@ impl RequestHead {
         let rest = &target[path_at..];
         let question = rest.iter().position(|b| *b == b'?');
         let path_len = question.unwrap_or(rest.len());
-        let (path, query) = (
-            span(base + path_at, path_len),
-            question.map(|q| span(base + path_at + q + 1, rest.len() - q - 1)),
-        );
+        let (path, query) = (span(base + path_at, path_len), question.map(|q| span(base + path_at + q + 1, rest.len() - q - 1)));
         self.authority = authority;
         self.path = path;
         self.query = query;
@@ -583,11 +580,7 @@ impl ResponseHead {
             return Ok(None);
         };
         let bodiless = to_head || matches!(self.status, 100..=199 | 204 | 304) || (to_connect && (200..300).contains(&self.status));
-        self.framing = if bodiless {
-            Framing::None
-        } else {
-            self.fields.framing(self.version)?.unwrap_or(Framing::UntilClose)
-        };
+        self.framing = if bodiless { Framing::None } else { self.fields.framing(self.version)?.unwrap_or(Framing::UntilClose) };
         self.options = self.fields.mark_hops();
         Ok(Some(len))
     }

@@ -372,7 +372,13 @@ impl Session {
     }
 
     /// Moves both bodies to their ends.
-    async fn relay(&mut self, upstream: &mut Conn, request: &mut Pump, response: &mut Pump, deadline: Option<Instant>) -> Result<(), Cause> {
+    async fn relay(
+        &mut self,
+        upstream: &mut Conn,
+        request: &mut Pump,
+        response: &mut Pump,
+        deadline: Option<Instant>,
+    ) -> Result<(), Cause> {
         let Self { conn, replay, .. } = self;
         let mut timer = deadline.map(|d| Box::pin(sleep_until(d)));
         let mut sending = !request.is_done();
@@ -429,7 +435,8 @@ impl Session {
     async fn reply(&mut self, exchange: Exchange, reply: Reply, request: &mut Pump) -> Next {
         // A body that is here already must not cost the client its connection.
         let request_read = request.discard(&mut self.conn);
-        let close = reply.cause.answer().close || !self.head.keeps_alive() || !request_read || self.client.worker.drain.phase() >= Phase::Draining;
+        let close =
+            reply.cause.answer().close || !self.head.keeps_alive() || !request_read || self.client.worker.drain.phase() >= Phase::Draining;
         self.write_reply(&reply, close, self.head.method() == "HEAD");
         let conn = &mut self.conn;
         let flushed = poll_fn(|cx| conn.poll_flush(cx)).await;

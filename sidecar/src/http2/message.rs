@@ -17,7 +17,8 @@ pub struct Request {
 impl Request {
     /// The size by which HTTP/2 limits a header list: name, value and 32 for each field (RFC 9113 §6.5.2).
     pub fn size(&self) -> usize {
-        let target = self.parts.uri.path_and_query().map_or(0, |p| p.as_str().len()) + self.parts.uri.authority().map_or(0, |a| a.as_str().len());
+        let target =
+            self.parts.uri.path_and_query().map_or(0, |p| p.as_str().len()) + self.parts.uri.authority().map_or(0, |a| a.as_str().len());
         header_size(&self.parts.headers) + target + 4 * 42
     }
 

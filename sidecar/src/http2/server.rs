@@ -158,7 +158,12 @@ fn percent_encode(text: &str) -> String {
 
 type Done = (u16, Cause, u64);
 
-async fn forward(exchange: &mut Exchange, head: &mut Request, source: &mut Source, respond: &mut SendResponse<Bytes>) -> Result<Done, Ended> {
+async fn forward(
+    exchange: &mut Exchange,
+    head: &mut Request,
+    source: &mut Source,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Done, Ended> {
     let mut replay = Replay::default();
     loop {
         let mut attempt = exchange.attempt(head).map_err(Ended::Reply)?;
@@ -215,7 +220,13 @@ async fn forward(exchange: &mut Exchange, head: &mut Request, source: &mut Sourc
 }
 
 /// Whether a failed attempt is followed by another, after some time; or how the exchange ends.
-fn judge(exchange: &mut Exchange, attempt: &Attempt, head: &Request, failure: &Failure, replay: &Replay) -> Result<Option<Duration>, Ended> {
+fn judge(
+    exchange: &mut Exchange,
+    attempt: &Attempt,
+    head: &Request,
+    failure: &Failure,
+    replay: &Replay,
+) -> Result<Option<Duration>, Ended> {
     let (cause, unprocessed) = match failure {
         Failure::ClientReset(reason) => {
             exchange.attempt_ended(attempt, head, None, Cause::ClientGone);

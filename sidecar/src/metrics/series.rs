@@ -29,8 +29,7 @@ pub(super) const HTTP_BOUNDS: [u64; 12] = [
     30_000_000_000,
 ];
 /// The same for opaque connections: a probe, a query, a session, a day.
-pub(super) const TCP_BOUNDS: [u64; 6] =
-    [10_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000, 3_600_000_000_000, 86_400_000_000_000];
+pub(super) const TCP_BOUNDS: [u64; 6] = [10_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000, 3_600_000_000_000, 86_400_000_000_000];
 
 /// A number that one thread raises. Others may read it at any time.
 ///
