@@ -195,7 +195,7 @@ fn implicit(source: &ResourceRef, target: BackendTarget, is_grpc: bool, policy: 
         filters: Vec::new(),
         backends: vec![whole(target)],
         timeouts: traffic_policy::timeouts(Limits::default(), source, policy),
-        retry: traffic_policy::retry(None, source, &[], is_grpc, policy),
+        retry: traffic_policy::retry(None, source, policy),
         session_persistence: None,
     };
     RouteTable::new(Precedence::Specificity, vec![Route { source: source.clone(), created: None, rules: vec![rule] }])
