@@ -126,7 +126,7 @@ impl ControlPlane {
         // Before the first sidecar can connect: it needs the roots that this writes.
         let ca = Arc::new(Ca::open(&state, &trust_domain, unix_now())?);
         publisher.trust(&trust_domain, ca.trust());
-        let view = Arc::new(publisher.view().ok_or_else(|| RunError::Ended("publish".to_owned()))?);
+        let view = Arc::new(publisher.view(None).ok_or_else(|| RunError::Ended("publish".to_owned()))?);
         let serving = ca.serving(view.mesh().certificate_lifetime, unix_now())?;
         let (configs, config) = latest::channel(serving.config);
         let (views, view) = latest::channel(view);
@@ -190,9 +190,11 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 /// Takes in batches and publishes views, until the sources are gone.
 async fn publish(mut publisher: Publisher, mut batches: mpsc::Receiver<Batch>, views: latest::Sender<Arc<View>>) {
     while let Some(batch) = batches.recv().await {
-        if publisher.apply(batch)
-            && let Some(view) = publisher.view()
-        {
+        if !publisher.apply(batch) {
+            continue;
+        }
+        let previous = views.borrow().clone();
+        if let Some(view) = publisher.view(Some(&previous)) {
             views.send_replace(Arc::new(view));
         }
     }

@@ -169,7 +169,7 @@ fn http_table(
     let Attached { http, grpc } = attach::routes(snapshot, frontend, client_namespace);
     if http.is_empty() && grpc.is_empty() {
         let target = backends.service(frontend);
-        return implicit(source, target, protocol == Protocol::Grpc, policy);
+        return implicit(source, target, policy);
     }
     // Only one kind applies to a port, GRPCRoute before HTTPRoute (GEP-1426); a kind without a single rule that can be
     // implemented leaves the port to the other. Decided before the conversion that fills the list of backends.
@@ -188,7 +188,7 @@ pub(crate) fn grpc_applies(snapshot: &Snapshot, routes: &[(&ObjectKey, &heddle_c
 }
 
 /// The table of a destination without routes.
-fn implicit(source: &ResourceRef, target: BackendTarget, is_grpc: bool, policy: Option<&Traffic>) -> RouteTable {
+fn implicit(source: &ResourceRef, target: BackendTarget, policy: Option<&Traffic>) -> RouteTable {
     let rule = Rule {
         source: source.clone(),
         matches: Vec::new(),
@@ -210,7 +210,7 @@ fn to_pod(snapshot: &Snapshot, key: &ObjectKey, pod: &core::Pod, address: Socket
     let http = match protocol {
         Protocol::Opaque | Protocol::Tls => RouteTable::default(),
         Protocol::Detect | Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            implicit(&source, target, protocol == Protocol::Grpc, None)
+            implicit(&source, target, None)
         }
     };
     OutboundPolicy { service: None, protocol, backends: backends.into_list(), http, tcp_source: (!tcp.is_empty()).then_some(source), tcp }

@@ -189,10 +189,11 @@ impl Publisher {
         is_changed || is_reported
     }
 
-    /// Makes the view of the snapshot as it is now; `None` before the trust domain is fixed.
-    pub fn view(&self) -> Option<View> {
+    /// Makes the view of the snapshot as it is now; `None` before the trust domain is fixed. `previous` is the last one.
+    pub fn view(&self, previous: Option<&View>) -> Option<View> {
         let (_, trust) = self.trust.as_ref()?;
-        Some(View::new(self.snapshot.clone(), self.published, trust.clone(), self.report.clone(), self.metrics.clone()))
+        let Self { snapshot, published, report, metrics, .. } = self;
+        Some(View::new(snapshot.clone(), *published, trust.clone(), report.clone(), previous, metrics.clone()))
     }
 
     fn after(&self, changes: &[Change]) -> Snapshot {
@@ -278,13 +279,13 @@ mod tests {
         publisher.trust(&domain, &trust(&domain));
 
         assert!(publisher.apply(mesh("two.example", "2h")));
-        let view = publisher.view().unwrap();
+        let view = publisher.view(None).unwrap();
         assert_eq!(view.mesh().trust_domain, domain);
         assert_eq!(view.mesh().certificate_lifetime.as_secs(), 3600);
         assert!(view.report().problems[0].text.contains("cannot change from one.example to two.example"));
 
         assert!(publisher.apply(mesh("one.example", "2h")));
-        let view = publisher.view().unwrap();
+        let view = publisher.view(None).unwrap();
         assert_eq!(view.mesh().certificate_lifetime.as_secs(), 7200);
         assert_eq!(view.report().problems, []);
     }

@@ -1,4 +1,7 @@
 //! One revision of the snapshot as it is served: resolved answers, computed once and shared by all streams.
+//!
+//! A view takes over from its predecessor the answers whose inputs have not changed. Most changes in a cluster are endpoints and pods
+//! coming and going; without this, each of them would have every policy of every sidecar resolved again.
 
 use crate::metrics::{Bound, Metrics};
 use crate::resolve::{self, MeshSettings};
@@ -11,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
 
 /// Most answers of each sort that are kept: 1,000 services asked for from 60 namespaces. Beyond it they are resolved again for each
@@ -27,12 +30,64 @@ pub struct View {
     report: Arc<Report>,
     published: Instant,
     statuses: OnceLock<Vec<ObjectStatus>>,
-    outbound: Kept<(String, Target), Outbound>,
-    endpoints: Kept<ServicePort, EndpointSet>,
+    kept: Answers,
     metrics: Arc<Metrics>,
 }
 
-type Kept<K, V> = Mutex<HashMap<K, Arc<V>>>;
+/// Answers by what they depend on. Shared between views, as far as that has not changed.
+#[derive(Debug, Default)]
+struct Answers {
+    /// For destinations that are Services: on Services, routes and policies.
+    services: Kept<(String, Target), Outbound>,
+    /// For other destinations: on pods too.
+    others: Kept<(String, Target), Outbound>,
+    /// For a port of a pod: on Services, policies and the pod. By namespace, pod and port.
+    inbound: Kept<(String, String, u16), Inbound>,
+    /// For a backend: on Services, pods and slices.
+    endpoints: Kept<ServicePort, EndpointSet>,
+}
+
+type Kept<K, V> = Arc<Mutex<HashMap<K, Arc<V>>>>;
+
+impl Answers {
+    /// What is still true of the answers that were given for another snapshot, which must be alive: equal pointers mean equal content
+    /// only while both sides are.
+    fn still_true(&self, of: &Snapshot, now: &Snapshot) -> Self {
+        let same_rules = Arc::ptr_eq(&of.services, &now.services)
+            && Arc::ptr_eq(&of.http_routes, &now.http_routes)
+            && Arc::ptr_eq(&of.grpc_routes, &now.grpc_routes)
+            && Arc::ptr_eq(&of.tcp_routes, &now.tcp_routes)
+            && Arc::ptr_eq(&of.tls_routes, &now.tls_routes)
+            && Arc::ptr_eq(&of.traffic_policies, &now.traffic_policies)
+            && Arc::ptr_eq(&of.authentication_policies, &now.authentication_policies)
+            && Arc::ptr_eq(&of.mesh_configs, &now.mesh_configs);
+        let same_pods = Arc::ptr_eq(&of.pods, &now.pods);
+        let same_slices = Arc::ptr_eq(&of.endpoint_slices, &now.endpoint_slices);
+        if !same_rules {
+            return Self::default();
+        }
+        Self {
+            services: self.services.clone(),
+            others: if same_pods { self.others.clone() } else { Kept::default() },
+            inbound: if same_pods { self.inbound.clone() } else { self.of_same_pods(of, now) },
+            endpoints: if same_pods && same_slices { self.endpoints.clone() } else { Kept::default() },
+        }
+    }
+
+    fn of_same_pods(&self, of: &Snapshot, now: &Snapshot) -> Kept<(String, String, u16), Inbound> {
+        let is_same = |(namespace, pod, _): &(String, String, u16)| {
+            let key = ObjectKey::new(namespace, pod);
+            match (of.pods.get(&key), now.pods.get(&key)) {
+                (Some(of), Some(now)) => std::ptr::eq(of, now),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            }
+        };
+        let kept = locked(&self.inbound);
+        let same: HashMap<_, _> = kept.iter().filter(|(key, _)| is_same(key)).map(|(key, answer)| (key.clone(), answer.clone())).collect();
+        Arc::new(Mutex::new(same))
+    }
+}
 
 /// The endpoints of a backend, by address.
 pub type EndpointSet = BTreeMap<SocketAddr, Endpoint>;
@@ -58,18 +113,25 @@ pub struct Inbound {
 }
 
 impl View {
-    /// Makes the view of a snapshot, which is what it is since `published`. `report` says what it could not take in.
-    pub fn new(snapshot: Snapshot, published: Instant, trust: Arc<TrustBundle>, report: Arc<Report>, metrics: Arc<Metrics>) -> Self {
+    /// Makes the view of a snapshot, which is what it is since `published`. `report` says what it could not take in; `previous` is the
+    /// view of an earlier state of the same snapshot.
+    pub fn new(
+        snapshot: Snapshot,
+        published: Instant,
+        trust: Arc<TrustBundle>,
+        report: Arc<Report>,
+        previous: Option<&Self>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             mesh: resolve::mesh(&snapshot),
             settings: resolve::settings(&snapshot),
+            kept: previous.map(|view| view.kept.still_true(&view.snapshot, &snapshot)).unwrap_or_default(),
             snapshot,
             trust,
             report,
             published,
             statuses: OnceLock::new(),
-            outbound: Mutex::default(),
-            endpoints: Mutex::default(),
             metrics,
         }
     }
@@ -118,36 +180,42 @@ impl View {
 
     /// Resolves an outbound target, as asked from a namespace.
     pub fn outbound(&self, namespace: &str, target: &Target) -> Arc<Outbound> {
-        self.kept(&self.outbound, (namespace.to_owned(), target.clone()), || {
-            let policy = self.timed(|| resolve::outbound(&self.snapshot, namespace, target));
-            let backends = policy.as_ref().map(|p| p.backends.iter().map(|b| b.service.clone()).collect()).unwrap_or_default();
-            let policy = policy.as_ref().map(proto::OutboundPolicy::from);
-            Outbound { version: version(policy.as_ref()), policy, backends }
-        })
+        let key = (namespace.to_owned(), target.clone());
+        let Answers { services, others, .. } = &self.kept;
+        if let Some(answer) = [services, others].into_iter().find_map(|kept| locked(kept).get(&key).cloned()) {
+            return answer;
+        }
+        let policy = self.timed(|| resolve::outbound(&self.snapshot, namespace, target));
+        let kept = if policy.as_ref().is_some_and(|policy| policy.service.is_some()) { services } else { others };
+        let backends = policy.as_ref().map(|p| p.backends.iter().map(|b| b.service.clone()).collect()).unwrap_or_default();
+        let policy = policy.as_ref().map(proto::OutboundPolicy::from);
+        self.keep(kept, key, Outbound { version: version(policy.as_ref()), policy, backends })
     }
 
-    /// Resolves a port of a workload. Not kept: no two workloads ask the same.
+    /// Resolves a port of a workload.
     pub fn inbound(&self, namespace: &str, workload: &str, port: u16) -> Arc<Inbound> {
+        let key = (namespace.to_owned(), workload.to_owned(), port);
+        if let Some(answer) = locked(&self.kept.inbound).get(&key) {
+            return answer.clone();
+        }
         let policy = self.timed(|| resolve::inbound(&self.snapshot, namespace, workload, port));
         let policy = policy.as_ref().map(proto::InboundPolicy::from);
-        Arc::new(Inbound { version: version(policy.as_ref()), policy })
+        self.keep(&self.kept.inbound, key, Inbound { version: version(policy.as_ref()), policy })
     }
 
     /// Resolves the endpoints of a backend.
     pub fn endpoints(&self, backend: &ServicePort) -> Arc<EndpointSet> {
-        self.kept(&self.endpoints, backend.clone(), || {
-            let endpoints = self.timed(|| resolve::endpoints(&self.snapshot, backend));
-            endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint)).collect()
-        })
-    }
-
-    fn kept<K: Eq + Hash, V>(&self, kept: &Kept<K, V>, key: K, resolve: impl FnOnce() -> V) -> Arc<V> {
-        // The lock is not held while resolving, and every change is one insertion.
-        if let Some(answer) = kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(answer) = locked(&self.kept.endpoints).get(backend) {
             return answer.clone();
         }
-        let answer = Arc::new(resolve());
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoints = self.timed(|| resolve::endpoints(&self.snapshot, backend));
+        let endpoints = endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        self.keep(&self.kept.endpoints, backend.clone(), endpoints)
+    }
+
+    fn keep<K: Eq + Hash, V>(&self, kept: &Kept<K, V>, key: K, answer: V) -> Arc<V> {
+        let answer = Arc::new(answer);
+        let mut kept = locked(kept);
         if kept.len() < MAX_KEPT {
             kept.insert(key, answer.clone());
         } else {
@@ -170,6 +238,11 @@ impl fmt::Debug for View {
     }
 }
 
+/// No lock is held while resolving, and every change is one insertion, whole even after a panic elsewhere.
+fn locked<K, V>(kept: &Kept<K, V>) -> MutexGuard<'_, HashMap<K, Arc<V>>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A hash of a message's bytes: FNV-1a with 128 bits, which is the same in every process and release, so that replicas and a restarted
 /// control plane give the same answer the same name. It is no defence against a forged collision, and needs to be none: whoever
 /// can write the objects behind an answer decides about the answer.
@@ -184,16 +257,4 @@ fn version<M: prost::Message>(message: Option<&M>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_tell_contents_apart() {
-        let heartbeat = |revision| version(Some(&proto::Heartbeat { revision }));
-        assert_eq!(heartbeat(1), heartbeat(1));
-        assert_ne!(heartbeat(1), heartbeat(2));
-        assert_eq!(version(None::<&proto::Heartbeat>), "none");
-        // The published offset basis of the algorithm: the hash of no bytes.
-        assert_eq!(version(Some(&proto::Heartbeat { revision: 0 })), "6c62272e07bb014262b821756295c58d");
-    }
-}
+mod tests;

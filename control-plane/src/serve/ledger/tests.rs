@@ -52,7 +52,7 @@ fn view(bits: u8) -> Arc<View> {
     let mut snapshot = Snapshot::default();
     assert!(objects(&yaml).into_iter().all(|object| snapshot.apply(object)));
     let metrics = Arc::new(Metrics::new().unwrap());
-    Arc::new(View::new(snapshot, Instant::now(), TRUST.clone(), Arc::new(Report::default()), metrics))
+    Arc::new(View::new(snapshot, Instant::now(), TRUST.clone(), Arc::new(Report::default()), None, metrics))
 }
 
 static DOMAIN: LazyLock<TrustDomain> = LazyLock::new(|| "cluster.local".parse().unwrap());
