@@ -34,7 +34,7 @@ impl Authority {
     /// When its files cannot be read.
     pub fn of(mesh: &Mesh) -> Self {
         let read = |name| std::fs::read_to_string(mesh.state().join("ca").join(name)).expect("the authority's files");
-        Self(CertificateAuthority::from_pem(&trust_domain(), &read("root.key"), &read("root.pem")).expect("an authority"))
+        Self(CertificateAuthority::from_pem(&trust_domain(), &read("ca.key"), &read("root.pem")).expect("an authority"))
     }
 
     /// Another authority of the same trust domain, which the mesh has never heard of.
