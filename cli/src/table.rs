@@ -166,14 +166,16 @@ fn route_name(route: &RouteTraffic) -> &str {
 }
 
 fn backend_name(backend: &BackendTraffic) -> String {
-    match (backend.backend.as_str(), backend.version.as_str()) {
-        ("", _) => {
-            let causes: Vec<_> = backend.causes.keys().map(String::as_str).collect();
-            if causes.is_empty() { "answered by the sidecar".to_owned() } else { format!("answered by the sidecar: {}", causes.join(", ")) }
-        }
+    let mut name = match (backend.backend.as_str(), backend.version.as_str()) {
+        ("", _) => "answered by the sidecar".to_owned(),
         (name, "" | "-") => name.to_owned(),
         (name, version) => format!("{name} {version}"),
+    };
+    if !backend.causes.is_empty() {
+        let causes: Vec<_> = backend.causes.keys().map(String::as_str).collect();
+        name.push_str(&format!(": {}", causes.join(", ")));
     }
+    name
 }
 
 fn rate(per_second: f64) -> String {

@@ -317,15 +317,7 @@ fn by_route(sums: &BTreeMap<Key, Counts>, length: Duration) -> Vec<RouteTraffic>
             success: if counts.requests > 0.0 { 1.0 - counts.failures / counts.requests } else { 1.0 },
             p50_seconds: counts.durations.quantile(0.5),
             p99_seconds: counts.durations.quantile(0.99),
-            mtls: if counts.requests <= 0.0 {
-                Mtls::Unknown
-            } else if counts.over_mtls <= 0.0 {
-                Mtls::No
-            } else if counts.over_mtls < counts.requests {
-                Mtls::Some
-            } else {
-                Mtls::Yes
-            },
+            mtls: mtls(counts),
             causes: counts.causes.iter().filter(|(_, count)| **count > 0.0).map(|(cause, count)| (cause.clone(), whole(*count))).collect(),
         };
         match routes.iter_mut().find(|r| r.service == *service && r.route == *route && r.kind == *kind) {
@@ -342,6 +334,18 @@ fn by_route(sums: &BTreeMap<Key, Counts>, length: Duration) -> Vec<RouteTraffic>
         }
     }
     routes
+}
+
+/// What can be said about mutual TLS: an exchange that failed before there was a connection says nothing.
+fn mtls(counts: &Counts) -> Mtls {
+    let failed: f64 = counts.causes.values().sum();
+    if counts.over_mtls >= counts.requests - failed {
+        if counts.over_mtls > 0.0 { Mtls::Yes } else { Mtls::Unknown }
+    } else if counts.over_mtls > 0.0 {
+        Mtls::Some
+    } else {
+        Mtls::No
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of requests stay far below 2^52")]
@@ -410,6 +414,27 @@ mod tests {
         traffic.record("a", Reading::parse(&metrics(120, 0, 0)));
         traffic.record("a", Reading::parse(&metrics(10, 0, 0)));
         assert_eq!(traffic.total(Duration::from_secs(1))[0].requests, 230);
+    }
+
+    #[test]
+    fn only_exchanges_with_a_connection_tell_about_mtls() {
+        let counts = |requests: f64, over_mtls: f64, failed: f64| Counts {
+            requests,
+            over_mtls,
+            causes: BTreeMap::from([("no_endpoints".to_owned(), failed)]),
+            ..Counts::default()
+        };
+        for (counts, expected) in [
+            (counts(10.0, 10.0, 0.0), Mtls::Yes),
+            (counts(10.0, 10.0, 3.0), Mtls::Yes),
+            (counts(10.0, 7.0, 3.0), Mtls::Yes),
+            (counts(10.0, 5.0, 3.0), Mtls::Some),
+            (counts(10.0, 0.0, 3.0), Mtls::No),
+            (counts(10.0, 0.0, 10.0), Mtls::Unknown),
+            (counts(0.0, 0.0, 0.0), Mtls::Unknown),
+        ] {
+            assert_eq!(mtls(&counts), expected, "{counts:?}");
+        }
     }
 
     #[test]

@@ -64,11 +64,11 @@ fn a_crash_is_named_in_one_line_and_the_application_started_again() {
 
 #[test]
 fn a_crash_at_the_end_of_the_time_is_a_failure() {
-    let script = "test -e ran && exit 3; touch ran; exec sleep 1000";
-    let mut up = Up::new("late-crash").manifest("a.yaml", &shell("late", script)).start(&["--for", "2s"]);
-    up.wait_for("ready after");
+    let script = "test -e ran && exit 3; touch ran; echo here; exec sleep 1000";
+    let mut up = Up::new("late-crash").manifest("a.yaml", &shell("late", script)).start(&["--for", "2s", "--verbose"]);
+    up.wait_for("late-0 | here");
     up.kill_application("late-0");
-    up.wait_for("late-0 was ended by signal 9 (SIGKILL); starting again in 1 s");
+    up.wait_for("late-0 was ended by signal 9 (SIGKILL): here; starting again in 1 s");
     assert_eq!(up.exit_code(), Some(1), "{}", up.said());
 }
 

@@ -77,6 +77,11 @@ impl Running {
         runs && self.health == Some(Health::Ready) && !self.retiring
     }
 
+    /// Whether others can call it: it has ports.
+    fn is_server(&self) -> bool {
+        !self.replica.ports.is_empty()
+    }
+
     fn condition(&self) -> Condition {
         match (self.retiring, self.is_ready()) {
             (true, _) => Condition::Terminating,
@@ -116,6 +121,7 @@ impl Mesh {
     ) -> Self {
         let mut tasks = JoinSet::new();
         let control_plane = start(&mut tasks, control_plane, &events, verbose);
+        control_plane.handle.wish(Wish::Run);
         Self { surroundings, state, ports, replicas: BTreeMap::new(), control_plane, services: Vec::new(), tasks, events, verbose }
     }
 
@@ -168,6 +174,7 @@ impl Mesh {
         };
         let token = self.state.issue_token(&replica.namespace, &replica.service_account, &replica.pod)?;
         let sidecar = start(&mut self.tasks, replica.sidecar(&token, &self.surroundings), &self.events, self.verbose);
+        sidecar.handle.wish(Wish::Run);
         let application = replica.application(workload, &self.surroundings);
         let application = application.map(|application| start(&mut self.tasks, application, &self.events, self.verbose));
         let (lives, current) = watch::channel(1);
@@ -190,6 +197,25 @@ impl Mesh {
         };
         self.replicas.insert(running.replica.id(), running);
         Ok(None)
+    }
+
+    /// Whether every replica that others can call is ready.
+    pub(crate) fn servers_ready(&self) -> bool {
+        self.replicas.values().all(|running| !running.is_server() || running.is_ready() || running.retiring)
+    }
+
+    /// Lets applications start whose turn it is: each after its sidecar, as in a Pod; those that only call others, when it is the clients'
+    /// turn.
+    pub(crate) fn release(&self, clients: bool) {
+        for running in self.replicas.values() {
+            let sidecar_ready = matches!(running.health, Some(Health::Ready | Health::Silent(_)));
+            if let Some(application) = &running.application
+                && sidecar_ready
+                && (running.is_server() || clients)
+            {
+                application.handle.wish(Wish::Run);
+            }
+        }
     }
 
     /// Gives a running replica its new labels, or ends it where its processes would have to be told something else.
@@ -325,21 +351,18 @@ impl Mesh {
         self.replicas.iter().map(|(id, running)| (id.clone(), running.life(), called(running.replica.admin))).collect()
     }
 
-    /// Ends everything: applications, then sidecars, then the control plane; each within the time that one process has. Events are drained
+    /// Ends everything: applications (those that only call others first), then sidecars, then the control plane; each within the time that one process has. Events are drained
     /// meanwhile by the caller, so that nobody waits to report.
     pub(crate) fn end(&self) -> impl Future<Output = ()> + use<> {
-        let handles = |role: Role| -> Vec<Handle> {
-            let of_replicas = self.replicas.values();
-            match role {
-                Role::Application => of_replicas.filter_map(|r| r.application.as_ref()).map(|kept| kept.handle.clone()).collect(),
-                Role::Sidecar => of_replicas.map(|r| r.sidecar.handle.clone()).collect(),
-                Role::ControlPlane => vec![self.control_plane.handle.clone()],
-            }
+        let applications = |servers: bool| -> Vec<Handle> {
+            let those = self.replicas.values().filter(|running| running.is_server() == servers);
+            those.filter_map(|running| running.application.as_ref()).map(|kept| kept.handle.clone()).collect()
         };
+        let sidecars = self.replicas.values().map(|running| running.sidecar.handle.clone()).collect();
+        let steps = [applications(false), applications(true), sidecars, vec![self.control_plane.handle.clone()]];
         for running in self.replicas.values() {
             running.probe.abort();
         }
-        let steps = [Role::Application, Role::Sidecar, Role::ControlPlane].map(handles);
         async move {
             for step in steps {
                 for handle in &step {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) enum Health {
     /// It can be used.
     Ready,
-    /// Nobody listens there.
+    /// The sidecar is ready, and nobody listens there.
     Silent(SocketAddr),
     /// The sidecar's own words.
     SidecarNotReady(String),
@@ -73,17 +73,19 @@ pub(crate) async fn watch(places: Places, mut lives: watch::Receiver<u64>, event
     }
 }
 
+/// The sidecar first: an application is started when its sidecar is ready, as in a Pod.
 async fn look(places: &Places) -> Health {
+    match fetch(places.admin, "/ready", PATIENCE).await {
+        Ok(fetched) if fetched.success => {}
+        Ok(fetched) => return Health::SidecarNotReady(fetched.body.lines().next().unwrap_or_default().trim().to_owned()),
+        Err(error) => return Health::SidecarNotReady(error.to_string()),
+    }
     for address in &places.application {
         if !accepts(*address).await {
             return Health::Silent(*address);
         }
     }
-    match fetch(places.admin, "/ready", PATIENCE).await {
-        Ok(fetched) if fetched.success => Health::Ready,
-        Ok(fetched) => Health::SidecarNotReady(fetched.body.lines().next().unwrap_or_default().trim().to_owned()),
-        Err(error) => Health::SidecarNotReady(error.to_string()),
-    }
+    Health::Ready
 }
 
 /// Whether somebody listens there.
@@ -131,16 +133,16 @@ mod tests {
         let (life, lives) = watch::channel(1);
         let (sender, mut events) = mpsc::channel(8);
         let probe = tokio::spawn(watch(places, lives, sender));
-        assert_eq!(next(&mut events).await, (1, Health::Silent(application)));
-        let _application = TcpListener::bind(application).await.unwrap();
         assert!(matches!(next(&mut events).await, (1, Health::SidecarNotReady(_))));
         let waiting = admin(TcpListener::bind(sidecar).await.unwrap(), "503 Service Unavailable");
         assert_eq!(next(&mut events).await, (1, Health::SidecarNotReady("wait".to_owned())));
         waiting.abort();
         let _cancelled = waiting.await;
-        // Between the two, nobody may be listening.
         let _ready = admin(TcpListener::bind(sidecar).await.unwrap(), "200 OK");
-        while next(&mut events).await.1 != Health::Ready {}
+        // Between the two, nobody may have listened.
+        while next(&mut events).await.1 != Health::Silent(application) {}
+        let _application = TcpListener::bind(application).await.unwrap();
+        assert_eq!(next(&mut events).await, (1, Health::Ready));
         life.send(2).unwrap();
         assert_eq!(next(&mut events).await, (2, Health::Ready));
         drop(life);

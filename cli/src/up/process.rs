@@ -79,6 +79,8 @@ pub(crate) struct Start {
 /// What a process is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wish {
+    /// To wait with its start.
+    Wait,
     /// To run.
     Run,
     /// To end within [`GRACE`]; SIGKILL after that.
@@ -94,13 +96,13 @@ pub(crate) enum Wish {
 pub(crate) struct Handle(watch::Sender<Wish>);
 
 impl Handle {
-    /// A handle, and what [`keep`] takes.
+    /// A handle, and what [`keep`] takes. The process waits with its start until it is told to run.
     pub(crate) fn new() -> (Self, watch::Receiver<Wish>) {
-        let (sender, receiver) = watch::channel(Wish::Run);
+        let (sender, receiver) = watch::channel(Wish::Wait);
         (Self(sender), receiver)
     }
 
-    /// Tells the process to end; a wish is never taken back.
+    /// Tells the process to run, or to end; a wish is never taken back.
     pub(crate) fn wish(&self, wish: Wish) {
         self.0.send_if_modified(|current| {
             let more = wish > *current;
@@ -134,13 +136,14 @@ fn next_pause(role: Role, last: Option<Duration>) -> Duration {
     }
 }
 
-/// Keeps a process running until it is wished to end; then ends it and everything in its process group.
+/// Keeps a process running from the moment when it is wished to run until it is wished to end; then ends it and everything in its process group.
 ///
 /// Not cancel safe: dropped, it kills the process itself, but not what that had started.
 pub(crate) async fn keep(start: Start, mut wish: watch::Receiver<Wish>, events: mpsc::Sender<Event>, verbose: bool) {
     let mut log = Log::open(start.log.clone());
     let mut pause = None;
-    while *wish.borrow() == Wish::Run {
+    let told = wish.wait_for(|wish| *wish != Wish::Wait).await.is_ok();
+    while told && *wish.borrow() == Wish::Run {
         let began = Instant::now();
         match spawn(&start) {
             Ok(mut child) => {

@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const CONTROL_PLANE_PATIENCE: Duration = Duration::from_secs(20);
 /// After as long, what is not ready is named, and `--for` begins all the same.
 const READY_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it takes at most until every sidecar knows of a replica that became ready: those who only call others start after that, so that
+/// their first requests find everybody.
+const IN_FORCE: Duration = Duration::from_millis(500);
 /// How long an admin port may take to answer.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
 /// Problems shown below the table.
@@ -47,6 +50,8 @@ pub(crate) struct Run<'a> {
     status: Status,
     /// Whether the replicas have been started.
     begun: bool,
+    /// Since when everybody who can be called is ready.
+    servers_ready_at: Option<Instant>,
     /// When everything was ready, or had its time to be; `--for` counts from here.
     ready_at: Option<Instant>,
     began: Instant,
@@ -79,6 +84,7 @@ impl<'a> Run<'a> {
             traffic: Traffic::default(),
             status: Status::default(),
             begun: false,
+            servers_ready_at: None,
             ready_at: None,
             began,
             interval_began: began,
@@ -251,13 +257,17 @@ impl<'a> Run<'a> {
         } else if !self.refused.is_empty() {
             self.reconcile()?;
         }
+        self.check_ready();
         Ok(())
     }
 
-    /// Notes the moment when everything is ready.
+    /// Lets those start whose turn it is, and notes the moment when everything is ready.
     fn check_ready(&mut self) {
+        let now = Instant::now();
+        self.servers_ready_at = if self.mesh.servers_ready() { self.servers_ready_at.or(Some(now)) } else { None };
+        let known = self.servers_ready_at.is_some_and(|at| now.duration_since(at) >= IN_FORCE);
+        self.mesh.release(known || self.ready_at.is_some());
         if self.begun && self.ready_at.is_none() && self.refused.is_empty() && self.mesh.all_ready() {
-            let now = Instant::now();
             let words = format!("ready after {:.1} s", now.duration_since(self.began).as_secs_f64());
             self.console.say(&Line::new(Style::Good, words));
             self.ready_at = Some(now);
@@ -269,6 +279,7 @@ impl<'a> Run<'a> {
             self.warn(problem);
         }
         self.ready_at = Some(Instant::now());
+        self.mesh.release(true);
     }
 
     /// Asks all admin ports, without waiting for them here.
