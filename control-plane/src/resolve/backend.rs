@@ -115,11 +115,12 @@ impl<'a> Backends<'a> {
 }
 
 /// All of a rule's backends with a share; without any share the answer for everything is an error that says so.
-pub(crate) fn or_nothing(backends: Vec<RouteBackend>) -> Vec<RouteBackend> {
+pub(crate) fn or_nothing(backends: Vec<RouteBackend>, refusal: &mut Option<&'static str>) -> Vec<RouteBackend> {
     if backends.iter().any(|b| b.weight > 0) {
         return backends;
     }
     let message = if backends.is_empty() { "the rule has no backendRefs" } else { "the weights of the rule's backendRefs sum to 0" };
+    *refusal = Some(message);
     vec![RouteBackend { weight: 1, target: invalid(message.to_owned()), filters: Vec::new() }]
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct Scope<'s, 'a> {
     pub(crate) problems: Vec<Unresolved>,
     /// A rule that stays as a refusal.
     pub(crate) not_implemented: Option<String>,
+    /// A rule that asks for nothing but a refusal: no weight is above 0.
+    nothing: Option<&'static str>,
     /// The policy of the addressed port.
     policy: Option<&'s Traffic>,
 }
@@ -100,13 +102,24 @@ fn convert<'r, R: 'r>(
         Converted { route: Route { source, created, rules: Vec::new() }, implemented: 0, unusable: Vec::new(), problems: Vec::new() };
     for (index, (name, rule)) in rules.enumerate() {
         let name = name.filter(|n| !n.is_empty()).map_or_else(|| index.to_string(), str::to_owned);
-        let mut scope = Scope { backends: &mut *backends, namespace: &key.namespace, problems: Vec::new(), not_implemented: None, policy };
+        let mut scope = Scope {
+            backends: &mut *backends,
+            namespace: &key.namespace,
+            problems: Vec::new(),
+            not_implemented: None,
+            nothing: None,
+            policy,
+        };
         let result = convert_rule(&mut scope, converted.route.source.rule(name.as_str()), rule);
-        let Scope { problems, not_implemented, .. } = scope;
+        let Scope { problems, not_implemented, nothing, .. } = scope;
         converted.problems.extend(problems);
         match (result, not_implemented) {
             (Ok(rule), None) => {
                 converted.implemented += 1;
+                // It is what the user wrote, and hardly what the user wants.
+                converted
+                    .unusable
+                    .extend(nothing.map(|why| (name, Unusable::Unsupported(format!("{why}: its requests are answered with 500")))));
                 converted.route.rules.push(rule);
             }
             (Ok(rule), Some(message)) => {
@@ -146,7 +159,7 @@ fn http_rule(scope: &mut Scope<'_, '_>, source: ResourceRef, rule: &HttpRouteRul
         source,
         matches,
         filters,
-        backends: if redirects { backends } else { backend::or_nothing(backends) },
+        backends: if redirects { backends } else { backend::or_nothing(backends, &mut scope.nothing) },
     })
 }
 
@@ -166,7 +179,7 @@ fn grpc_rule(scope: &mut Scope<'_, '_>, source: ResourceRef, rule: &GrpcRouteRul
         source,
         matches,
         filters,
-        backends: backend::or_nothing(backends),
+        backends: backend::or_nothing(backends, &mut scope.nothing),
     })
 }
 
