@@ -10,6 +10,9 @@
 //! http1.rs     HTTP/1 messages as a test sees them: raw, and parsed by code of its own
 //! http2.rs     HTTP/2 clients and servers on the `h2` crate, and hostile ones on bare frames
 //! metrics.rs   samples of a `/metrics` page
+//! load.rs      clients that keep an address busy, and count what comes of it
+//! look.rs      what is in force, as the admin pages say it
+//! recorder.rs  a relay that keeps what a wire carries
 //! otlp.rs      a collector that keeps the spans it gets
 //! pki.rs       certificates that the mesh must not accept
 //! wait.rs      conditions with a deadline
@@ -20,6 +23,8 @@
 pub mod app;
 pub mod http1;
 pub mod http2;
+pub mod load;
+pub mod look;
 pub mod mesh;
 pub mod metrics;
 mod objects;
@@ -27,6 +32,7 @@ pub mod otlp;
 pub mod pki;
 mod ports;
 pub mod process;
+pub mod recorder;
 mod scratch;
 pub mod wait;
 pub mod wire;
