@@ -61,8 +61,10 @@ fn view(snapshot: &Snapshot, previous: Option<&View>) -> View {
     View::new(snapshot.clone(), Instant::now(), TRUST.clone(), Arc::default(), previous, metrics)
 }
 
+type Everything = (Vec<Arc<Outbound>>, Vec<Arc<Inbound>>, Vec<Arc<EndpointSet>>);
+
 /// Asks for everything.
-fn answers(view: &View) -> (Vec<Arc<Outbound>>, Vec<Arc<Inbound>>, Vec<Arc<EndpointSet>>) {
+fn answers(view: &View) -> Everything {
     let names = ["web:80", "api:80", "api:8080", "10.0.0.1:8080"].map(|name| Target::Authority(name.to_owned()));
     let addresses = ["10.96.0.1:80", "10.96.0.2:80", "10.0.0.1:8080", "10.0.0.2:8080"].map(|a| Target::Address(a.parse().unwrap()));
     let outbound: Vec<_> = names.iter().chain(&addresses).map(|target| view.outbound("default", target)).collect();
