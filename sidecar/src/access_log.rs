@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 /// Records that wait: a fifth of a second at 10,000 a second. With texts cut at [`TEXT_MAX`] they take 16 MiB at the very worst, and 1 MiB
@@ -87,6 +87,8 @@ pub struct Writer {
     receiver: mpsc::Receiver<Record>,
     settings: watch::Receiver<Arc<Settings>>,
     shared: Arc<Shared>,
+    /// Records in the batch that is being written.
+    writing: usize,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl AccessLog {
             suppressed: counter("heddle_access_log_suppressed_total", "Failed exchanges not logged because there are too many."),
         });
         let (sender, receiver) = mpsc::channel(RECORDS_MAX);
-        (Self { sender, shared: Arc::clone(&shared) }, Writer { receiver, settings, shared })
+        (Self { sender, shared: Arc::clone(&shared) }, Writer { receiver, settings, shared, writing: 0 })
     }
 
     /// Whether an exchange that ended so is to be logged: to be asked once for each, before its record is made. One load, as a rule.
@@ -187,42 +189,48 @@ impl Writer {
 
     /// Writes until `ended`, and then what is left, for a second at most. What cannot be written is dropped and counted, and writing goes
     /// on with the next. Not cancel safe: dropped, it loses a batch.
-    pub async fn run(mut self, mut out: impl AsyncWrite + Unpin, ended: impl Future<Output = ()>) {
-        let mut ended = pin!(ended);
-        let mut batch = Vec::with_capacity(BATCH_MAX);
-        let mut failing = false;
-        let mut settings_live = true;
-        loop {
+    pub async fn run(mut self, out: impl AsyncWrite + Unpin, ended: impl Future<Output = ()>) {
+        let ending = Notify::new();
+        let finished = {
+            let mut serving = pin!(self.serve(out, &ending));
+            // Whoever is second goes on below: nothing is lost by either.
             tokio::select! {
-                // `recv_many` is cancel safe: what is not in the batch is in the channel.
-                received = self.receiver.recv_many(&mut batch, BATCH_MAX) => {
-                    if received == 0 {
-                        return;
-                    }
-                    self.write(&mut out, &mut batch, &mut failing).await;
-                }
-                changed = self.settings.changed(), if settings_live => {
-                    settings_live = changed.is_ok();
-                    self.shared.all.store(self.settings.borrow_and_update().access_log, Relaxed);
-                }
-                () = &mut ended => break,
+                () = &mut serving => return,
+                () = ended => ending.notify_one(),
             }
-        }
-        self.receiver.close();
-        let rest = async {
-            while self.receiver.recv_many(&mut batch, BATCH_MAX).await > 0 {
-                self.write(&mut out, &mut batch, &mut failing).await;
-            }
+            timeout(FLUSH_TIMEOUT, serving).await.is_ok()
         };
-        if timeout(FLUSH_TIMEOUT, rest).await.is_err() {
-            let lost = self.receiver.len();
+        if !finished {
+            let lost = self.receiver.len() + self.writing;
             self.shared.dropped.inc_by(lost as u64);
             tracing::warn!(lost, "access log lost at the end: its reader is too slow");
         }
     }
 
+    /// Writes until all handles are gone, or `ending` is notified and all is written.
+    async fn serve(&mut self, mut out: impl AsyncWrite + Unpin, ending: &Notify) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut failing = false;
+        let mut settings_live = true;
+        loop {
+            tokio::select! {
+                // `recv_many` is cancel safe: what is not in the batch is in the channel. 0: closed and empty.
+                received = self.receiver.recv_many(&mut batch, BATCH_MAX) => match received {
+                    0 => return,
+                    _ => self.write(&mut out, &mut batch, &mut failing).await,
+                },
+                changed = self.settings.changed(), if settings_live => {
+                    settings_live = changed.is_ok();
+                    self.shared.all.store(self.settings.borrow_and_update().access_log, Relaxed);
+                }
+                () = ending.notified() => self.receiver.close(),
+            }
+        }
+    }
+
     /// Writes a batch and empties it.
-    async fn write(&self, out: &mut (impl AsyncWrite + Unpin), batch: &mut Vec<Record>, failing: &mut bool) {
+    async fn write(&mut self, out: &mut (impl AsyncWrite + Unpin), batch: &mut Vec<Record>, failing: &mut bool) {
+        self.writing = batch.len();
         let count = batch.len() as u64;
         let mut lines = Vec::with_capacity(batch.len() * 512);
         for record in batch.drain(..) {
@@ -232,7 +240,9 @@ impl Writer {
             out.write_all(&lines).await?;
             out.flush().await
         };
-        match written.await {
+        let written = written.await;
+        self.writing = 0;
+        match written {
             Ok(()) => {
                 self.shared.written.inc_by(count);
                 *failing = false;

@@ -26,6 +26,7 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use series::{Flow, Shared};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,17 +98,47 @@ struct Inner {
     registry: Registry,
     shared: Arc<Shared>,
     room: Rc<Room>,
-    exchanges: RefCell<HashMap<Key, Rc<ExchangeMetrics>>>,
-    tcp: RefCell<HashMap<Key, Rc<TcpMetrics>>>,
+    exchanges: RefCell<Handles<ExchangeMetrics>>,
+    tcp: RefCell<Handles<TcpMetrics>>,
     retries: IntCounterVec,
     handshakes: IntCounterVec,
     limits: IntCounterVec,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+/// Handles by their labels. Found without a copy of the labels: each opaque connection asks once or twice.
+#[derive(Debug)]
+struct Handles<T> {
+    by_hash: HashMap<u64, Vec<Known<T>>>,
+    state: RandomState,
+}
+
+#[derive(Debug)]
+struct Known<T> {
     labels: Vec<String>,
     mtls: bool,
+    handle: Rc<T>,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self { by_hash: HashMap::new(), state: RandomState::new() }
+    }
+}
+
+impl<T> Handles<T> {
+    fn find(&self, labels: &[&str], mtls: bool) -> Option<Rc<T>> {
+        let known = self.by_hash.get(&self.state.hash_one((labels, mtls)))?;
+        known.iter().find(|k| k.mtls == mtls && k.labels == labels).map(|k| k.handle.clone())
+    }
+
+    fn add(&mut self, labels: &[&str], mtls: bool, handle: Rc<T>) {
+        let hash = self.state.hash_one((labels, mtls));
+        self.by_hash.entry(hash).or_default().push(Known { labels: owned(labels), mtls, handle });
+    }
+}
+
+fn owned(labels: &[&str]) -> Vec<String> {
+    labels.iter().map(|l| (*l).to_owned()).collect()
 }
 
 /// How many more series there may be.
@@ -159,47 +190,46 @@ impl Metrics {
     #[must_use]
     pub fn exchange(&self, labels: ExchangeLabels<'_>) -> Rc<ExchangeMetrics> {
         let ExchangeLabels { direction, service, route, backend, version, mtls } = labels;
-        let key = Key::new(&[direction.as_str(), service, route, backend, version], mtls);
-        self.handle(&self.inner.exchanges, &self.inner.shared.http, key, |flow, mtls, room| ExchangeMetrics { flow, mtls, room })
+        let labels = [direction.as_str(), service, route, backend, version];
+        self.handle(&self.inner.exchanges, &self.inner.shared.http, &labels, |flow, room| ExchangeMetrics { flow, mtls, room }, mtls)
     }
 
     /// The handles for opaque connections with these labels; as [`Metrics::exchange`].
     #[must_use]
     pub fn tcp(&self, labels: TcpLabels<'_>) -> Rc<TcpMetrics> {
         let TcpLabels { direction, service, backend, version, mtls } = labels;
-        let key = Key::new(&[direction.as_str(), service, backend, version], mtls);
-        self.handle(&self.inner.tcp, &self.inner.shared.tcp, key, |flow, mtls, room| TcpMetrics { flow, mtls, room })
+        let labels = [direction.as_str(), service, backend, version];
+        self.handle(&self.inner.tcp, &self.inner.shared.tcp, &labels, |flow, room| TcpMetrics { flow, mtls, room }, mtls)
     }
 
-    fn handle<T>(
+    fn handle<T, const N: usize>(
         &self,
-        handles: &RefCell<HashMap<Key, Rc<T>>>,
+        handles: &RefCell<Handles<T>>,
         flows: &series::Flows,
-        key: Key,
-        make: impl Fn(Arc<Flow>, bool, Rc<Room>) -> T,
+        labels: &[&str; N],
+        make: impl Fn(Arc<Flow>, Rc<Room>) -> T,
+        mtls: bool,
     ) -> Rc<T> {
         let mut handles = handles.borrow_mut();
-        if let Some(known) = handles.get(&key) {
-            return known.clone();
+        if let Some(known) = handles.find(labels, mtls) {
+            return known;
         }
+        let mut labels = *labels;
         // The flow may be there for the other value of `mtls`: most series do not tell these apart.
-        let (key, flow) = match flows.find(&key.labels) {
-            Some(flow) => (key, flow),
-            None if self.inner.room.take(flows.cost()) => {
-                let flow = flows.add(key.labels.clone());
-                (key, flow)
-            }
+        let flow = match flows.find(&labels) {
+            Some(flow) => flow,
+            None if self.inner.room.take(flows.cost()) => flows.add(owned(&labels)),
             None => {
-                let key = key.overflow();
-                if let Some(known) = handles.get(&key) {
-                    return known.clone();
+                // What stands for all that finds no room keeps its direction only, which comes first.
+                labels[1..].fill(series::OVERFLOW);
+                if let Some(known) = handles.find(&labels, mtls) {
+                    return known;
                 }
-                let flow = flows.find(&key.labels).unwrap_or_else(|| flows.add(key.labels.clone()));
-                (key, flow)
+                flows.find(&labels).unwrap_or_else(|| flows.add(owned(&labels)))
             }
         };
-        let handle = Rc::new(make(flow, key.mtls, self.inner.room.clone()));
-        handles.insert(key, handle.clone());
+        let handle = Rc::new(make(flow, self.inner.room.clone()));
+        handles.add(&labels, mtls, handle.clone());
         handle
     }
 
@@ -284,18 +314,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Key {
-    fn new(labels: &[&str], mtls: bool) -> Self {
-        Self { labels: labels.iter().map(|l| (*l).to_owned()).collect(), mtls }
-    }
-
-    /// What stands for all that finds no room. The direction, first of all, stays.
-    fn overflow(&self) -> Self {
-        let labels = self.labels.iter().enumerate().map(|(n, l)| if n == 0 { l.clone() } else { series::OVERFLOW.to_owned() });
-        Self { labels: labels.collect(), mtls: self.mtls }
     }
 }
 

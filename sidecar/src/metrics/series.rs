@@ -164,7 +164,7 @@ impl Flows {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn find(&self, labels: &[String]) -> Option<Arc<Flow>> {
+    pub(super) fn find(&self, labels: &[&str]) -> Option<Arc<Flow>> {
         self.all().iter().find(|f| f.labels == labels).cloned()
     }
 

@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 /// Gauges that every worker reports in full.
 const MAXIMA: [&str; 1] = [ENDPOINTS];
 
+/// The series of one family by their labels.
+type Series = BTreeMap<Vec<(String, String)>, Metric>;
+
 /// Reads several registries as one. Families are in the order of their names, and series in that of their labels.
 ///
 /// A histogram's series are summed where the bounds agree, as those of one program do.
 #[must_use]
 pub fn gather(registries: &[Registry]) -> Vec<MetricFamily> {
-    let mut by_name: BTreeMap<String, (MetricFamily, BTreeMap<Vec<(String, String)>, Metric>)> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, (MetricFamily, Series)> = BTreeMap::new();
     for mut family in registries.iter().flat_map(Registry::gather) {
         let metrics = family.take_metric();
         let kind = family.get_field_type();

@@ -60,7 +60,8 @@ fn exchanges_are_counted_by_their_labels_class_and_cause() {
 fn the_same_labels_give_the_same_handle() {
     let metrics = Metrics::new();
     let handle = metrics.exchange(labels(ROUTE, true));
-    assert!(Rc::ptr_eq(&handle, &metrics.clone().exchange(labels(ROUTE, true))));
+    let shared = metrics.clone();
+    assert!(Rc::ptr_eq(&handle, &shared.exchange(labels(ROUTE, true))));
     assert!(!Rc::ptr_eq(&handle, &metrics.exchange(labels(ROUTE, false))));
     assert!(!Rc::ptr_eq(&handle, &metrics.exchange(labels("none", true))));
 }
