@@ -31,7 +31,12 @@ struct Column {
 }
 
 const COLUMNS: [Column; 7] = [
-    Column { title: "SHARE", width: 8, rank: 0, cell: |_, b| (Style::Bold, percent(b.share)) },
+    Column {
+        title: "SHARE",
+        width: 8,
+        rank: 0,
+        cell: |route, b| (Style::Bold, if route.requests == 0 { "-".to_owned() } else { percent(b.share) }),
+    },
     Column {
         title: "REQ/S",
         width: 8,
@@ -46,7 +51,11 @@ const COLUMNS: [Column; 7] = [
         title: "SUCCESS",
         width: 8,
         rank: 1,
-        cell: |_, b| (if b.failures == 0 { Style::Good } else { Style::Bad }, percent(b.success)),
+        cell: |_, b| match (b.requests, b.failures) {
+            (0, _) => (Style::Dim, "-".to_owned()),
+            (_, 0) => (Style::Good, percent(b.success)),
+            (_, _) => (Style::Bad, percent(b.success)),
+        },
     },
     Column { title: "P50", width: 8, rank: 5, cell: |_, b| (Style::Plain, b.p50_seconds.map_or_else(|| "-".to_owned(), duration)) },
     Column { title: "P99", width: 8, rank: 3, cell: |_, b| (Style::Plain, b.p99_seconds.map_or_else(|| "-".to_owned(), duration)) },
@@ -162,7 +171,11 @@ fn service_name(route: &RouteTraffic) -> &str {
 }
 
 fn route_name(route: &RouteTraffic) -> &str {
-    if route.route.is_empty() { "(no route)" } else { &route.route }
+    match (route.route.as_str(), route.kind) {
+        ("", Kind::Http) => "(no route)",
+        ("", Kind::Tcp) => "TCP connections",
+        (name, _) => name,
+    }
 }
 
 fn backend_name(backend: &BackendTraffic) -> String {

@@ -125,7 +125,7 @@ spec:
     let up = Up::new("mistake").manifest("shop.yaml", &ratings("ratings")).manifest("typo.yaml", broken).manifest("lost.yaml", &lost);
     let mut up = up.start(&["--for", "1500ms", "--report", "REPORT", "-o", "json"]);
     assert_eq!(up.exit_code(), Some(0), "{}", up.said());
-    assert!(up.said().contains("typo.yaml:7:"), "{}", up.said());
+    assert_eq!(up.said().matches("typo.yaml:7:").count(), 1, "{}", up.said());
     assert_eq!(
         up.said().matches("HTTPRoute/default/lost (for ratings): ResolvedRefs is False: BackendNotFound").count(),
         1,

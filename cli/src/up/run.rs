@@ -59,6 +59,8 @@ pub(crate) struct Run<'a> {
     scraping: bool,
     /// What could not be started at the last try, a sentence each.
     refused: Vec<String>,
+    /// What is wrong with the manifests and has been said.
+    announced: Vec<String>,
 }
 
 impl<'a> Run<'a> {
@@ -90,14 +92,16 @@ impl<'a> Run<'a> {
             interval_began: began,
             scraping: false,
             refused: Vec::new(),
+            announced: Vec::new(),
         }
     }
 
     /// Runs, ends everything, writes the report, and removes what was left.
     pub(crate) async fn drive(mut self) -> ExitCode {
-        for sentence in self.desired.problems.iter().chain(&self.desired.notes) {
-            self.console.say(&Line::new(Style::Bad, format!("! {sentence}")));
+        for note in &self.desired.notes {
+            self.console.say(&Line::new(Style::Dim, note.clone()));
         }
+        self.announce();
         let ended = match self.control_plane_ready().await {
             Ok(None) => self.until_end().await,
             Ok(Some(ended)) => Ok(ended),
@@ -245,14 +249,11 @@ impl<'a> Run<'a> {
         if self.changes.look(Files::look(&self.options.directory)) {
             let mut desired = Desired::read(&self.options.directory);
             desired.keep_from(&self.desired);
-            let new: Vec<_> = desired.problems.iter().filter(|problem| !self.desired.problems.contains(problem)).cloned().collect();
-            for problem in new {
-                self.warn(problem);
-            }
             if desired.trust_domain != self.desired.trust_domain {
                 self.warn(format!("the trust domain is now {}: end this run and start again to use it", desired.trust_domain));
             }
             self.desired = desired;
+            self.announce();
             self.reconcile()?;
         } else if !self.refused.is_empty() {
             self.reconcile()?;
@@ -312,20 +313,32 @@ impl<'a> Run<'a> {
             }
         }
         if let Some(status) = scrape.status {
-            let earlier = std::mem::replace(&mut self.status, Status::new(status)).all();
-            let known = |sentence: &String| earlier.contains(sentence) || self.desired.problems.contains(sentence);
-            let new: Vec<_> = self.status.all().into_iter().filter(|sentence| !known(sentence)).collect();
-            for sentence in new {
-                self.warn(sentence);
-            }
+            self.status = Status::new(status);
+            self.announce();
+        }
+    }
+
+    /// What is wrong with the manifests: as read here, and as the control plane sees them, which reads the same files at another moment.
+    fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = self.desired.problems.clone();
+        mistakes.extend(self.status.all().into_iter().filter(|mistake| !self.desired.problems.contains(mistake)));
+        mistakes
+    }
+
+    /// Says what is wrong with the manifests, once for as long as it lasts.
+    fn announce(&mut self) {
+        let mistakes = self.mistakes();
+        let new: Vec<_> = mistakes.iter().filter(|mistake| !self.announced.contains(mistake)).cloned().collect();
+        self.announced = mistakes;
+        for mistake in new {
+            self.warn(mistake);
         }
     }
 
     /// Everything that is not as it should be.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.troubles();
-        problems.extend(self.desired.problems.iter().cloned());
-        problems.extend(self.status.all().into_iter().filter(|problem| !self.desired.problems.contains(problem)));
+        problems.extend(self.mistakes());
         if problems.len() > PROBLEMS_SHOWN {
             let more = problems.len() - (PROBLEMS_SHOWN - 1);
             problems.truncate(PROBLEMS_SHOWN - 1);
