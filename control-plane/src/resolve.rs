@@ -139,10 +139,10 @@ fn to_service(snapshot: &Snapshot, client_namespace: &str, frontend: &Frontend<'
         Protocol::Opaque | Protocol::Tls => (RouteTable::default(), vec![whole(backends.service(frontend))]),
         // A declared HTTP port never degrades to opaque bytes.
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            (http_table(snapshot, client_namespace, frontend, &source, protocol, &mut backends, policy.as_ref()), Vec::new())
+            (http_table(snapshot, client_namespace, frontend, &source, &mut backends, policy.as_ref()), Vec::new())
         }
         Protocol::Detect => {
-            let http = http_table(snapshot, client_namespace, frontend, &source, protocol, &mut backends, policy.as_ref());
+            let http = http_table(snapshot, client_namespace, frontend, &source, &mut backends, policy.as_ref());
             (http, vec![whole(backends.service(frontend))])
         }
     };
@@ -162,7 +162,6 @@ fn http_table(
     client_namespace: &str,
     frontend: &Frontend<'_>,
     source: &ResourceRef,
-    protocol: Protocol,
     backends: &mut Backends<'_>,
     policy: Option<&Traffic>,
 ) -> RouteTable {
