@@ -52,6 +52,46 @@ fn a_run_ends_by_itself_and_writes_its_report() {
     assert!(up.leaves_nothing());
 }
 
+/// Runs an example for a while; gives the rows of its report: route, version, and whether all of it went well and over mutual TLS.
+fn rows_of_example(name: &str) -> Vec<(String, String, bool)> {
+    let mut up = Up::new(name).example(name).start(&["--for", "4s", "--report", "REPORT"]);
+    assert_eq!(up.exit_code(), Some(0), "{}", up.said());
+    let report = up.report();
+    assert_eq!((report["problems"].to_string().as_str(), report["endedBy"].as_str()), ("[]", Some("time")), "{report:#}");
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let mut rows = Vec::new();
+    for route in report["routes"].as_array().unwrap() {
+        for backend in route["backends"].as_array().unwrap() {
+            // A connection that is still open does not tell how it ended.
+            let good = backend["failures"] == 0 && (backend["mtls"] == "yes" || backend["mtls"] == "unknown");
+            let name = if route["route"] == "" { &route["service"] } else { &route["route"] };
+            rows.push((text(name), text(&backend["version"]), good));
+        }
+    }
+    assert!(up.leaves_nothing());
+    rows
+}
+
+#[test]
+fn the_canary_goes_by_header_and_by_weight_over_mutual_tls() {
+    let expected = [
+        ("Service/default/front", "v1"),
+        ("Service/default/ratings", "v1"),
+        ("HTTPRoute/default/reviews#beta-testers", "v2"),
+        ("HTTPRoute/default/reviews#everybody", "v1"),
+        ("HTTPRoute/default/reviews#everybody", "v2"),
+    ];
+    assert_eq!(rows_of_example("canary"), expected.map(|(route, version)| (route.to_owned(), version.to_owned(), true)));
+}
+
+#[test]
+fn the_other_examples_run_without_a_failure() {
+    for name in ["grpc", "tcp"] {
+        let rows = rows_of_example(name);
+        assert!(rows.len() >= 2 && rows.iter().all(|(.., good)| *good), "{name}: {rows:?}");
+    }
+}
+
 #[test]
 fn a_crash_is_named_in_one_line_and_the_application_started_again() {
     let script = "echo began >> runs; echo it is broken >&2; exit 3";

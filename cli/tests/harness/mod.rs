@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -201,6 +201,16 @@ impl Prepared {
     /// Adds a manifest.
     pub(crate) fn manifest(self, file: &str, text: &str) -> Self {
         std::fs::write(self.root.join("manifests").join(file), text).unwrap();
+        self
+    }
+
+    /// Adds the manifests of one of the examples.
+    pub(crate) fn example(self, name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, self.root.join("manifests").join(path.file_name().unwrap())).unwrap();
+        }
         self
     }
 
