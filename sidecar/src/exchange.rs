@@ -436,10 +436,7 @@ impl Exchange {
     pub fn retry_failure(&mut self, cause: Cause, unprocessed: bool, replayable: bool) -> Option<Duration> {
         let retry = self.retry_policy()?;
         let by_policy = retry.source.is_some() && self.repeatable;
-        let allowed = match cause {
-            Cause::RequestTimeout | Cause::ClientGone => false,
-            _ => unprocessed || by_policy,
-        };
+        let allowed = !matches!(cause, Cause::RequestTimeout | Cause::ClientGone) && (unprocessed || by_policy);
         (allowed && replayable).then(|| self.again(unprocessed))?
     }
 

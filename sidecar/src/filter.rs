@@ -25,7 +25,7 @@ pub fn redirect(redirect: &Redirect, prefix: Option<&str>, request: &impl Reques
     let (host, asked_port) = split_authority(authority);
     let new_scheme = scheme.as_deref().unwrap_or("http");
     // An explicit scheme without a port means that scheme's own port; otherwise the port that was addressed stays.
-    let port = port.or_else(|| if scheme.is_some() { None } else { asked_port.or(service.map(|s| s.port)) });
+    let port = port.or_else(|| if scheme.is_some() { None } else { asked_port.or_else(|| service.map(|s| s.port)) });
     let port = port.filter(|p| !matches!((new_scheme, p), ("http", 80) | ("https", 443)));
     let mut location = format!("{new_scheme}://{}", hostname.as_deref().unwrap_or(host));
     if let Some(port) = port {

@@ -63,14 +63,19 @@ pub struct Copied {
 /// Copies both ways until both sides have ended, one fails, or nothing has moved for `idle`. A failure of one side is told to the
 /// other by a reset, as TCP would have told it.
 ///
-/// Cancel safe: dropping it closes both connections.
-pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>) -> Copied {
+/// `passed` is told how many bytes went each way since it was told last. Cancel safe: dropping it closes both connections.
+pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>, mut passed: impl FnMut(u64, u64)) -> Copied {
     let (mut sent, mut received) = (Flow::default(), Flow::default());
     let mut timer: Option<Pin<Box<Sleep>>> = idle.map(|d| Box::pin(tokio::time::sleep(d)));
-    let mut moved = 0;
+    let (mut told_sent, mut told_received) = (0, 0);
     let result = poll_fn(|cx| {
         let there = sent.poll(cx, client, server).map_err(|_| ());
         let back = received.poll(cx, server, client).map_err(|_| ());
+        let moved = sent.moved != told_sent || received.moved != told_received;
+        if moved {
+            passed(sent.moved - told_sent, received.moved - told_received);
+            (told_sent, told_received) = (sent.moved, received.moved);
+        }
         if there == Poll::Ready(Err(())) || back == Poll::Ready(Err(())) {
             return Poll::Ready(Cause::Reset);
         }
@@ -78,8 +83,7 @@ pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>) 
             return Poll::Ready(Cause::None);
         }
         if let (Some(timer), Some(idle)) = (&mut timer, idle) {
-            if sent.moved + received.moved != moved {
-                moved = sent.moved + received.moved;
+            if moved {
                 timer.as_mut().reset(Instant::now() + idle);
             }
             if timer.as_mut().poll(cx).is_ready() {
@@ -101,7 +105,7 @@ pub async fn tunnel(mut client: Conn, mut server: Conn, exchange: Exchange, head
     let upgraded = if head.is_connect() { 200 } else { 101 };
     let deadline = exchange.client.worker.drain.clone();
     let copied = tokio::select! {
-        copied = copy(&mut client, &mut server, None) => copied,
+        copied = copy(&mut client, &mut server, None, |_, _| {}) => copied,
         // A drain has waited for it as long as it may.
         () = deadline.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
     };

@@ -123,7 +123,7 @@ async fn silent(worker: Rc<Worker>, target: Rc<InboundTarget>, policy: Rc<Worker
 async fn copy(worker: &Worker, policy: &WorkerInbound, client: Io, mut server: Conn, record: record::Tcp) {
     let mut client = Conn::new(client, worker.buffers.clone());
     let copied = tokio::select! {
-        copied = forward::copy(&mut client, &mut server, policy.policy().idle) => copied,
+        copied = forward::copy(&mut client, &mut server, policy.policy().idle, |sent, received| record.passed(sent, received)) => copied,
         // A drain has waited for it as long as it may.
         () = worker.drain.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
     };

@@ -45,7 +45,7 @@ pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpS
             return refuse(&client, tcp, cause).await;
         }
     };
-    let declared = target.learned().unwrap_or(policy.policy().protocol);
+    let declared = target.learned().unwrap_or_else(|| policy.policy().protocol);
     let (decide, silence): (fn(&[u8]) -> Detected, _) = match declared {
         Protocol::Opaque | Protocol::Tls => return opaque(&worker, &policy, tcp, Bytes::new()).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => (declared_http, None),
@@ -157,7 +157,7 @@ async fn opaque(worker: &Rc<Worker>, policy: &WorkerOutbound, tcp: TcpStream, by
 async fn copy(worker: &Worker, client: Io, mut server: Conn, record: record::Tcp) {
     let mut client = Conn::new(client, worker.buffers.clone());
     let copied = tokio::select! {
-        copied = forward::copy(&mut client, &mut server, None) => copied,
+        copied = forward::copy(&mut client, &mut server, None, |sent, received| record.passed(sent, received)) => copied,
         // A drain has waited for it as long as it may.
         () = worker.drain.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
     };

@@ -279,7 +279,7 @@ impl OutboundTarget {
         loop {
             match self.current(Instant::now()) {
                 InForce::Pending => {}
-                known => return known,
+                known @ (InForce::Unknown | InForce::Policy(_)) => return known,
             }
             let mut receiver = self.receiver.borrow().clone();
             if tokio::time::timeout_at(deadline, receiver.changed()).await.is_err() {
@@ -364,7 +364,7 @@ impl InboundTarget {
         loop {
             match self.current() {
                 InForce::Pending => {}
-                known => return known,
+                known @ (InForce::Unknown | InForce::Policy(_)) => return known,
             }
             let mut receiver = self.receiver.borrow().clone();
             if tokio::time::timeout_at(deadline, receiver.changed()).await.is_err() {

@@ -328,6 +328,13 @@ impl Tcp {
         self.metrics = Some(metrics);
     }
 
+    /// Counts bytes as they pass: a connection may last for days.
+    pub fn passed(&self, sent: u64, received: u64) {
+        if let Some(metrics) = &self.metrics {
+            metrics.transferred(sent, received);
+        }
+    }
+
     /// It turned out to carry HTTP: its requests have records of their own.
     pub fn cancel(mut self) {
         self.finished = true;
@@ -351,7 +358,6 @@ impl Tcp {
             self.count(None);
         }
         if let Some(metrics) = self.metrics.take() {
-            metrics.transferred(sent, received);
             metrics.finish(cause, duration);
         }
         if self.worker.access_log.wants(cause, Instant::now()) {

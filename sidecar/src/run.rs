@@ -143,7 +143,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let listeners = listeners(&config)?;
     let admin = accept::listen(config.admin).map_err(|source| RunError::Listen { address: config.admin, what: "HEDDLE_ADMIN", source })?;
     let runtime = runtime()?;
-    runtime.block_on(control(config, listeners, admin))
+    let result = runtime.block_on(control(config, listeners, admin));
+    // A reader of standard output that has stopped reading must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// The control thread.

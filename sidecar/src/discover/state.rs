@@ -351,7 +351,8 @@ impl State {
         let made = || Backend { endpoints: watch::Sender::new(Arc::default()), session: 0 };
         let entry = self.backends.entry(backend).or_insert_with(made);
         // What an earlier stream said may have changed since: the first word of each stream is the whole truth.
-        let reset = reset || std::mem::replace(&mut entry.session, session) != session;
+        let is_first = std::mem::replace(&mut entry.session, session) != session;
+        let reset = reset || is_first;
         entry.endpoints.send_if_modified(|current| {
             let next = increment(current, reset, upsert, &remove);
             let changed = **current != next;

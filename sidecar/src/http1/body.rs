@@ -118,7 +118,16 @@ impl BodyScanner {
                     at += taken;
                     self.state = if left == 0 { State::DataCr } else { State::Data(left) };
                 }
-                _ => {
+                State::Size(..)
+                | State::Extension(_)
+                | State::SizeLf(_)
+                | State::DataCr
+                | State::DataLf
+                | State::TrailerStart
+                | State::TrailerName
+                | State::TrailerValue
+                | State::TrailerLf
+                | State::EndLf => {
                     self.byte(rest[0])?;
                     at += 1;
                 }

@@ -35,12 +35,9 @@ async fn exchange(worker: &Worker, backend: &WorkerBackend, bytes: &[u8]) -> Opt
     let mut picked = backend.pick(Instant::now(), &mut worker.rng.borrow_mut(), &[])?;
     let peer = Peer { address: picked.endpoint().address, identity: picked.endpoint().identity.clone() };
     let timeout = backend.config().connect_timeout;
-    let io = match connect::open(worker, &peer, MeshProtocol::Http1, timeout).await {
-        Ok(io) => io,
-        Err(_) => {
-            picked.connect_failed(Instant::now());
-            return None;
-        }
+    let Ok(io) = connect::open(worker, &peer, MeshProtocol::Http1, timeout).await else {
+        picked.connect_failed(Instant::now());
+        return None;
     };
     picked.connected();
     let mut conn = Conn::new(io, worker.buffers.clone());

@@ -260,7 +260,6 @@ impl Session {
             }
             Err(failure) => failure,
         };
-        attempt.failed();
         let cause = match &failure {
             Failure::ClientGone => {
                 exchange.attempt_ended(&attempt, &self.head, None, Cause::ClientGone);
@@ -280,6 +279,7 @@ impl Session {
             exchange.forget_attempt();
             return Judged::Again { fresh: true, delay: Duration::ZERO };
         }
+        attempt.failed();
         if !matches!(failure, Failure::Request(_))
             && let Some(delay) = exchange.retry_failure(cause, false, replayable)
         {

@@ -37,7 +37,7 @@ trait CloneParts {
 
 impl CloneParts for http::uri::Parts {
     fn clone_parts(&self) -> http::uri::Parts {
-        let mut copy = http::uri::Parts::default();
+        let mut copy = Self::default();
         copy.scheme.clone_from(&self.scheme);
         copy.authority.clone_from(&self.authority);
         copy.path_and_query.clone_from(&self.path_and_query);
