@@ -242,6 +242,18 @@ async fn the_first_word_on_a_stream_about_a_backend_is_the_whole_truth() {
 }
 
 #[tokio::test]
+async fn an_increment_after_a_whole_set_changes_nothing_else() {
+    let mut bench = Bench::new();
+    let target = authority("reviews:80");
+    let known = bench.state.outbound(&target);
+    bench.apply(endpoints("v1", true, &[1, 2, 3], &[]));
+    bench.apply(outbound(&target, "a", Some(&policy(&["v1"]))));
+    let addresses = in_force(&known).unwrap().endpoints[0].clone();
+    bench.apply(endpoints("v1", false, &[], &[1]));
+    assert_eq!(ports(&addresses), [2, 3]);
+}
+
+#[tokio::test]
 async fn idle_targets_are_given_up_after_a_minute_but_never_while_away() {
     let mut bench = Bench::new();
     let (used, idle) = (bench.state.outbound(&authority("used:80")), bench.state.outbound(&authority("idle:80")));
