@@ -1,5 +1,7 @@
 //! `heddle up` as people start it: the real binary with real processes, told by what it prints, and by what it leaves behind.
 
+#![expect(clippy::unwrap_used, reason = "what a test's function unwraps fails the test")]
+
 mod harness;
 
 use harness::{Up, alive, free_port};

@@ -1,10 +1,12 @@
 //! The state directory of one `up`: what its processes read, readable by its owner alone, and gone at the end.
 
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, test_kill_process};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why there is no state directory.
@@ -69,10 +71,12 @@ impl StateDirectory {
     /// When it cannot be made, or another `up` has it.
     pub(crate) fn open(given: Option<&Path>) -> Result<Self, StateError> {
         let (path, own) = match given {
-            Some(path) => (path.to_owned(), false),
-            None => (default_path(), true),
+            Some(path) => {
+                private_directory(path)?;
+                (path.to_owned(), false)
+            }
+            None => (own_directory()?, true),
         };
-        private_directory(&path)?;
         // Absolute: processes may be started in other directories.
         let path = path.canonicalize().map_err(|source| StateError::Make { path: path.clone(), source })?;
         let lock_path = path.join("lock");
@@ -173,12 +177,47 @@ impl StateDirectory {
     }
 }
 
-/// A directory that no other process chooses.
-fn default_path() -> PathBuf {
-    let name = format!("up-{}", std::process::id());
-    match std::env::var_os("XDG_STATE_HOME").filter(|home| !home.is_empty()) {
-        Some(home) => PathBuf::from(home).join("heddle").join(name),
-        None => std::env::temp_dir().join(format!("heddle-{name}")),
+/// Makes a directory that was not there: what was there may be somebody else's, or a link that leads to something dear.
+fn own_directory() -> Result<PathBuf, StateError> {
+    let (parent, prefix) = match std::env::var_os("XDG_STATE_HOME").filter(|home| !home.is_empty()) {
+        Some(home) => (PathBuf::from(home).join("heddle"), "up-"),
+        None => (std::env::temp_dir(), "heddle-up-"),
+    };
+    let make = |path: &Path, recursive| DirBuilder::new().recursive(recursive).mode(0o700).create(path);
+    make(&parent, true).map_err(|source| StateError::Make { path: parent.clone(), source })?;
+    sweep(&parent, prefix);
+    let pid = std::process::id();
+    let mut path = parent.join(format!("{prefix}{pid}"));
+    for number in 1.. {
+        match make(&path, false) {
+            Ok(()) => break,
+            // Left by a process that had the same number, in a directory that we may not remove.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number <= NAMES_MAX => {
+                path = parent.join(format!("{prefix}{pid}-{number}"));
+            }
+            Err(source) => return Err(StateError::Make { path, source }),
+        }
+    }
+    Ok(path)
+}
+
+/// How many names are tried.
+const NAMES_MAX: u32 = 100;
+
+/// Removes what an `up` left that was ended by SIGKILL: a directory of ours, with the number of a process that is gone.
+fn sweep(parent: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(|rest| rest.split('-').next());
+        let pid = number.and_then(|number| Pid::from_raw(number.parse().ok()?));
+        let gone = pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+        // Of the entry itself: a link is no directory.
+        let ours = entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == geteuid().as_raw());
+        // Numbers of processes are those of one container, and directories may be shared by several: a lock is not.
+        let locked = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_err());
+        if gone && ours && !locked {
+            let _kept = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -245,6 +284,26 @@ mod tests {
         state.remove();
         assert!(!state.token_file().exists() && !state.objects().exists() && state.path().exists());
         std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn only_what_a_process_left_that_is_gone_is_swept() {
+        let parent = scratch("sweep");
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let gone = ended.id();
+        ended.wait().unwrap();
+        let names = [format!("up-{gone}"), format!("up-{gone}-1"), format!("up-{}", std::process::id()), "up-other".to_owned()];
+        for name in &names {
+            std::fs::create_dir_all(parent.join(name).join("logs")).unwrap();
+        }
+        std::os::unix::fs::symlink(&parent, parent.join(format!("up-{gone}-2"))).unwrap();
+        sweep(&parent, "up-");
+        let mut left: Vec<_> = std::fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        let mut expected = [names[2].clone(), names[3].clone(), format!("up-{gone}-2")].map(std::ffi::OsString::from);
+        expected.sort();
+        assert_eq!(left, expected);
+        std::fs::remove_dir_all(&parent).unwrap();
     }
 
     #[test]
