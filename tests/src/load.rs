@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -18,6 +18,12 @@ use tokio::time::{Instant, timeout};
 const KEPT_FAILURES: usize = 20;
 /// A head that is longer is a failure.
 const HEAD_MAX: usize = 64 * 1024;
+
+/// Waits until no other scenario under load is going on in this process, and keeps others waiting: two of them would measure each other.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    ALONE.lock().await
+}
 
 /// What is to be sent, and by how many.
 #[derive(Debug, Clone)]

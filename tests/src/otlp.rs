@@ -42,7 +42,7 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
         Value::IntValue(number) => Some(number.to_string()),
         Value::BoolValue(yes) => Some(yes.to_string()),
         Value::DoubleValue(number) => Some(number.to_string()),
-        other => Some(format!("{other:?}")),
+        Value::ArrayValue(_) | Value::KvlistValue(_) | Value::BytesValue(_) | Value::StringValueStrindex(_) => None,
     }
 }
 

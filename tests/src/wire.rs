@@ -65,7 +65,7 @@ impl Wire {
     /// # Errors
     /// What the system says, a reset for example.
     pub async fn try_fill(&mut self) -> io::Result<usize> {
-        let mut chunk = [0; 16 * 1024];
+        let mut chunk = vec![0; 16 * 1024];
         let n = soon("bytes from the other side", self.stream.read(&mut chunk)).await?;
         if let Some(received) = &self.received {
             received.lock().expect("no panic while recording").extend_from_slice(&chunk[..n]);

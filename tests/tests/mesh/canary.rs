@@ -5,7 +5,7 @@ use h2::SendStream;
 use h2::client::ResponseFuture;
 use heddle_tests::http1;
 use heddle_tests::http2::{self, Client};
-use heddle_tests::load::Plan;
+use heddle_tests::load::{Plan, alone};
 use heddle_tests::look::{self, config, in_force, outbound};
 use heddle_tests::{App, Mesh, Service, Wire, Workload};
 use serde_json::Value;
@@ -59,6 +59,7 @@ fn weights(config: &Value) -> Vec<u64> {
 
 #[tokio::test]
 async fn requests_are_split_by_weight_and_by_header() {
+    let _alone = alone().await;
     let (v1, v2) = (App::named("v1").await, App::named("v2").await);
     let mesh = reviews(&v1, &v2).await;
     let address = mesh.outbound("client", "reviews:80");
@@ -73,6 +74,7 @@ async fn requests_are_split_by_weight_and_by_header() {
 
 #[tokio::test]
 async fn an_edit_is_in_force_within_a_second_and_fails_no_request() {
+    let _alone = alone().await;
     let (v1, v2) = (App::named("v1").await, App::named("v2").await);
     let mesh = reviews(&v1, &v2).await;
     let load = Plan::new(mesh.outbound("client", "reviews:80")).clients(8).start();
@@ -106,6 +108,7 @@ const ROUNDS: usize = 100;
 
 #[tokio::test]
 async fn a_thousand_open_streams_survive_a_thousand_edits() {
+    let _alone = alone().await;
     look::open_files(8_000);
     let events = Arc::new(Events::default());
     let (bidi, sse, line) = (bidi_app().await, events.clone().serve().await, line_app().await);
@@ -308,8 +311,7 @@ impl Streams {
         for _ in 0..BIDI_CONNECTIONS {
             let client = Client::connect(mesh.outbound("client", "bidi:80")).await;
             for _ in 0..BIDI_PER_CONNECTION {
-                let opened: (ResponseFuture, _) =
-                    client.send(http2::request("POST", "http://bidi/stream", &[]), false).await.expect("a stream");
+                let opened: (ResponseFuture, _) = client.send(http2::request("POST", "/stream", &[]), false).await.expect("a stream");
                 let receive = heddle_tests::wait::soon("an answer", opened.0).await.expect("an answer").into_body();
                 bidi.push(Bidi { send: opened.1, receive });
             }

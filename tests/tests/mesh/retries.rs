@@ -14,7 +14,7 @@ async fn failing(times: usize, status: u16) -> App {
     App::http1(move |request: &Message| {
         let number = seen.fetch_add(1, Ordering::Relaxed) + 1;
         // Every series of failures and their end begins anew.
-        if number % (times + 1) == 0 {
+        if number.is_multiple_of(times + 1) {
             answer(200, "", format!("{number} {}", request.text()))
         } else {
             answer(status, "X-App: failed\r\n", "")

@@ -10,17 +10,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// What applications hand on, as the documentation of every mesh tells them to.
-const HANDED_ON: [&str; 9] = [
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "b3",
-    "x-b3-traceid",
-    "x-b3-spanid",
-    "x-b3-sampled",
-    "x-b3-flags",
-    "x-request-id",
-];
+const HANDED_ON: [&str; 9] =
+    ["traceparent", "tracestate", "baggage", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags", "x-request-id"];
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
