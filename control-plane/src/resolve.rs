@@ -152,6 +152,7 @@ fn to_service(snapshot: &Snapshot, client_namespace: &str, frontend: &Frontend<'
         backends: backends.into_list(),
         http,
         tcp_source: (!tcp.is_empty()).then_some(source),
+        tcp_idle: policy.as_ref().and_then(Traffic::idle),
         tcp,
     }
 }
@@ -212,7 +213,7 @@ fn to_pod(snapshot: &Snapshot, key: &ObjectKey, pod: &core::Pod, address: Socket
             implicit(&source, target, None)
         }
     };
-    OutboundPolicy { service: None, protocol, backends: backends.into_list(), http, tcp_source: (!tcp.is_empty()).then_some(source), tcp }
+    OutboundPolicy { service: None, protocol, backends: backends.into_list(), http, tcp_source: (!tcp.is_empty()).then_some(source), tcp_idle: None, tcp }
 }
 
 /// A backend that takes everything.

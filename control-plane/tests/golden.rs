@@ -153,7 +153,7 @@ fn target_of(text: &str) -> Target {
 }
 
 fn outbound(out: &mut String, policy: &OutboundPolicy) {
-    let OutboundPolicy { service, protocol, backends, http, tcp, tcp_source } = policy;
+    let OutboundPolicy { service, protocol, backends, http, tcp, tcp_source, tcp_idle } = policy;
     let service = service.as_ref().map_or_else(|| "no service".to_owned(), ToString::to_string);
     writeln!(out, "{service} {protocol:?}").unwrap();
     for (index, backend) in backends.iter().enumerate() {
@@ -172,7 +172,7 @@ fn outbound(out: &mut String, policy: &OutboundPolicy) {
     if tcp.is_empty() {
         out.push_str("  tcp: refused\n");
     } else {
-        writeln!(out, "  tcp: {} by {tcp_source:?}", weighted(tcp)).unwrap();
+        writeln!(out, "  tcp: {} by {tcp_source:?}, idle {tcp_idle:?}", weighted(tcp)).unwrap();
     }
 }
 

@@ -7,7 +7,8 @@ use crate::name::ServicePort;
 use crate::proto;
 use crate::protocol::Protocol;
 use crate::route::{RouteTable, Rule};
-use crate::wire::{WireError, port, source};
+use crate::wire::{WireError, duration, millis, port, source};
+use std::time::Duration;
 
 /// The resolved answer for one outbound destination. Every backend index in it is within `backends`.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,8 @@ pub struct OutboundPolicy {
     pub tcp: Vec<RouteBackend>,
     /// The object that decides about opaque connections.
     pub tcp_source: Option<ResourceRef>,
+    /// How long an opaque connection may stay silent; `None`: for ever.
+    pub tcp_idle: Option<Duration>,
 }
 
 impl OutboundPolicy {
@@ -55,7 +58,7 @@ impl OutboundPolicy {
 
 impl From<&OutboundPolicy> for proto::OutboundPolicy {
     fn from(policy: &OutboundPolicy) -> Self {
-        let OutboundPolicy { service, protocol, backends, http, tcp, tcp_source } = policy;
+        let OutboundPolicy { service, protocol, backends, http, tcp, tcp_source, tcp_idle } = policy;
         Self {
             service_namespace: service.as_ref().map(|s| s.namespace.clone()).unwrap_or_default(),
             service_name: service.as_ref().map(|s| s.name.clone()).unwrap_or_default(),
@@ -65,6 +68,7 @@ impl From<&OutboundPolicy> for proto::OutboundPolicy {
             http: Some(http.into()),
             tcp: tcp.iter().map(Into::into).collect(),
             tcp_source: tcp_source.as_ref().map(Into::into),
+            tcp_idle_ms: millis(*tcp_idle),
         }
     }
 }
@@ -74,7 +78,7 @@ impl TryFrom<proto::OutboundPolicy> for OutboundPolicy {
 
     fn try_from(policy: proto::OutboundPolicy) -> Result<Self, WireError> {
         let protocol = policy.protocol().into();
-        let proto::OutboundPolicy { service_namespace, service_name, port: wire_port, protocol: _, backends, http, tcp, tcp_source } =
+        let proto::OutboundPolicy { service_namespace, service_name, port: wire_port, protocol: _, backends, http, tcp, tcp_source, tcp_idle_ms } =
             policy;
         let service = if service_name.is_empty() {
             None
@@ -88,6 +92,7 @@ impl TryFrom<proto::OutboundPolicy> for OutboundPolicy {
             http: http.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             tcp: tcp.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             tcp_source: source(tcp_source),
+            tcp_idle: duration(tcp_idle_ms),
         };
         policy.check()?;
         Ok(policy)

@@ -212,6 +212,9 @@ pub struct OutboundPolicy {
     pub tcp: ::prost::alloc::vec::Vec<RouteBackend>,
     #[prost(message, optional, tag = "8")]
     pub tcp_source: ::core::option::Option<Source>,
+    /// Milliseconds that an opaque connection may stay silent; 0: for ever.
+    #[prost(uint64, tag = "9")]
+    pub tcp_idle_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RouteTable {
