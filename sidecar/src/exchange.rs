@@ -6,10 +6,11 @@
 use crate::authorize::{Permit, authorize};
 use crate::balance::Picked;
 use crate::cause::Cause;
+use crate::clock::Expired;
 use crate::connect::Peer;
 use crate::filter;
 use crate::message::{Reply, RequestEdit, ResponseEdit, edit_response, trace_headers};
-use crate::metrics::ExchangeMetrics;
+use crate::metrics::{Direction, ExchangeMetrics};
 use crate::policy::{InForce, InboundTarget, OutboundTarget, WorkerBackend, WorkerInbound, WorkerOutbound};
 use crate::record;
 use crate::trace::TraceContext;
@@ -82,6 +83,23 @@ impl Client {
         self.worker.config.header_limit + if self.peer.is_some() { SIDECAR_HEADER_BYTES } else { 0 }
     }
 
+    fn direction(&self) -> Direction {
+        match self.side {
+            Side::Outbound(_) => Direction::Outbound,
+            Side::Inbound(_) => Direction::Inbound,
+        }
+    }
+
+    /// Whether this sidecar ends, and this connection with it, as soon as its exchange does.
+    pub fn is_ending(&self) -> bool {
+        self.worker.drain.is_ending(self.direction())
+    }
+
+    /// Waits until [`Client::is_ending`]. Cancel safe.
+    pub async fn ending(&self) {
+        self.worker.drain.ending(self.direction()).await;
+    }
+
     /// An answer of the table, with the place in it.
     pub fn error(&self, cause: Cause, detail: &str) -> Reply {
         Reply::error(cause, &self.place(), detail)
@@ -119,6 +137,8 @@ pub struct Attempt {
     pub idle_timeout: Duration,
     /// When the try must have ended.
     pub deadline: Option<Instant>,
+    /// For how long nothing may move.
+    pub idle: Option<Duration>,
     pub(crate) picked: Option<Picked>,
     pub(crate) span: TraceContext,
     pub(crate) begun: Instant,
@@ -177,6 +197,8 @@ pub struct Exchange {
     /// Backends that get a copy of the request.
     pub mirrors: SmallVec<[Rc<WorkerBackend>; 1]>,
     pub(crate) request_bytes: u64,
+    /// The application's gRPC status, where it gave one.
+    pub(crate) grpc: Option<u32>,
     pub(crate) finished: bool,
 }
 
@@ -221,6 +243,7 @@ impl Exchange {
             endpoint: None,
             mirrors: SmallVec::new(),
             request_bytes: 0,
+            grpc: None,
             finished: false,
         }
     }
@@ -317,7 +340,7 @@ impl Exchange {
 
     fn choose<'r>(&mut self, rule: &'r Rule, request: &impl RequestEdit, policy: &WorkerOutbound) -> Result<&'r RouteBackend, Box<Reply>> {
         if let Some(persistence) = &rule.session_persistence
-            && let Some(session) = filter::session(persistence, request)
+            && let Some(session) = filter::session(persistence, request, heddle_identity::unix_now())
             && let Some(found) = rule.backends.iter().enumerate().find_map(|(at, reference)| match reference.target {
                 BackendTarget::Backend(index) if reference.weight > 0 => policy.backend(index)?.pick_session(session).map(|_| (at, index)),
                 BackendTarget::Backend(_) | BackendTarget::Invalid { .. } => None,
@@ -351,13 +374,14 @@ impl Exchange {
         self.tries += 1;
         let policy = match &self.leg {
             Leg::Inbound(policy, app, Permit { .. }) => {
-                let (handle, app) = (policy.handle(self.client.peer.is_some()), *app);
+                let (handle, app, inbound_idle) = (policy.handle(self.client.peer.is_some()), *app, policy.policy().idle);
                 self.count(handle);
                 return Ok(Attempt {
                     peer: Peer { address: app, identity: None },
                     connect_timeout: APP_CONNECT_TIMEOUT,
                     idle_timeout: APP_IDLE_TIMEOUT,
                     deadline: None,
+                    idle: inbound_idle,
                     picked: None,
                     span: self.trace,
                     begun: now,
@@ -401,6 +425,7 @@ impl Exchange {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (one, other) => one.or(other),
             },
+            idle: self.matched_rule().and_then(|r| r.timeouts.idle),
             picked: Some(picked),
             span,
             begun: now,
@@ -425,8 +450,11 @@ impl Exchange {
         self.metrics = Some(handle);
     }
 
-    /// Which timeout it is that ran out: the whole request's, or the attempt's.
-    pub fn timed_out(&self) -> Cause {
+    /// Which timeout it is that ran out: the idle one, the whole request's, or the attempt's.
+    pub fn timed_out(&self, expired: Expired) -> Cause {
+        if expired == Expired::Idle {
+            return Cause::IdleTimeout;
+        }
         if self.deadline.is_some_and(|d| d <= Instant::now()) { Cause::RequestTimeout } else { Cause::AttemptTimeout }
     }
 
@@ -496,7 +524,7 @@ impl Exchange {
         };
         let session = backend.session_of(address);
         if session.is_some() && session != self.session {
-            filter::offer_session(persistence, session.unwrap_or_default(), response);
+            filter::offer_session(persistence, session.unwrap_or_default(), heddle_identity::unix_now(), response);
         }
     }
 

@@ -97,9 +97,9 @@ fn allowed_origin(cors: &Cors, origin: &str) -> String {
     if any { "*".to_owned() } else { origin.to_owned() }
 }
 
-/// The session that a request belongs to (GEP-1619), if it says one that we made.
-pub fn session(persistence: &SessionPersistence, request: &impl RequestEdit) -> Option<u64> {
-    let SessionPersistence { name, carrier, absolute_timeout: _ } = persistence;
+/// The session that a request belongs to (GEP-1619), if it says one that we made and that has not ended. `now` is in Unix seconds.
+pub fn session(persistence: &SessionPersistence, request: &impl RequestEdit, now: u64) -> Option<u64> {
+    let SessionPersistence { name, carrier, absolute_timeout } = persistence;
     let value = match carrier {
         SessionCarrier::Header => std::str::from_utf8(request.value(name)?).ok()?,
         SessionCarrier::Cookie { .. } => {
@@ -107,20 +107,86 @@ pub fn session(persistence: &SessionPersistence, request: &impl RequestEdit) -> 
             cookies.split(';').find_map(|c| c.trim().strip_prefix(name.as_str())?.strip_prefix('='))?
         }
     };
-    (value.len() == 16).then(|| u64::from_str_radix(value, 16).ok())?
+    let (endpoint, begun) = value.split_once('-')?;
+    let begun = u64::from_str_radix(begun, 16).ok()?;
+    let ended = absolute_timeout.is_some_and(|timeout| now.saturating_sub(begun) >= timeout.as_secs());
+    (endpoint.len() == 16 && !ended).then(|| u64::from_str_radix(endpoint, 16).ok())?
 }
 
-/// Tells the client its session.
-pub fn offer_session(persistence: &SessionPersistence, session: u64, response: &mut impl ResponseEdit) {
+/// Tells the client its session: the endpoint it belongs to, and when it began, which bounds it.
+pub fn offer_session(persistence: &SessionPersistence, session: u64, now: u64, response: &mut impl ResponseEdit) {
     let SessionPersistence { name, carrier, absolute_timeout } = persistence;
+    let value = format!("{session:016x}-{now:x}");
     match carrier {
-        SessionCarrier::Header => response.set(name, format!("{session:016x}").as_bytes()),
+        SessionCarrier::Header => response.set(name, value.as_bytes()),
         SessionCarrier::Cookie { permanent, path } => {
-            let mut cookie = format!("{name}={session:016x}; Path={}; HttpOnly", path.as_deref().unwrap_or("/"));
+            let mut cookie = format!("{name}={value}; Path={}; HttpOnly", path.as_deref().unwrap_or("/"));
             if let Some(timeout) = absolute_timeout.filter(|_| *permanent) {
                 cookie.push_str(&format!("; Max-Age={}", timeout.as_secs()));
             }
             response.append("Set-Cookie", cookie.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::{RequestHead, ResponseHead};
+    use std::time::Duration;
+
+    fn request(fields: &str) -> RequestHead {
+        let mut head = RequestHead::default();
+        head.parse(format!("GET /a/b?c=d HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()).unwrap().expect("a whole head");
+        head
+    }
+
+    fn location(given: Redirect, prefix: Option<&str>, host: &str) -> String {
+        let service = ServicePort { namespace: "default".into(), name: "web".into(), port: 8080 };
+        redirect(&given, prefix, &request(&format!("Host: {host}")), Some(&service)).headers[0].1.clone()
+    }
+
+    #[test]
+    fn a_location_keeps_what_the_redirect_leaves_open() {
+        use heddle_model::filter::PathRewrite;
+        let plain = Redirect { scheme: None, hostname: None, path: None, port: None, status: 302 };
+        let with = |edit: fn(&mut Redirect)| {
+            let mut redirect = plain.clone();
+            edit(&mut redirect);
+            redirect
+        };
+        for (redirect, host, expected) in [
+            (plain.clone(), "web:8080", "http://web:8080/a/b?c=d"),
+            (plain.clone(), "web", "http://web:8080/a/b?c=d"),
+            (plain.clone(), "web:80", "http://web/a/b?c=d"),
+            (plain.clone(), "[::1]:81", "http://[::1]:81/a/b?c=d"),
+            (with(|r| r.scheme = Some("https".into())), "web:8080", "https://web/a/b?c=d"),
+            (with(|r| r.port = Some(443)), "web", "http://web:443/a/b?c=d"),
+            (with(|r| r.hostname = Some("other".into())), "web:8080", "http://other:8080/a/b?c=d"),
+            (with(|r| r.path = Some(PathRewrite::Full("/x".into()))), "web:80", "http://web/x?c=d"),
+            (with(|r| r.path = Some(PathRewrite::Prefix("/x".into()))), "web:80", "http://web/x/b?c=d"),
+        ] {
+            assert_eq!(location(redirect, Some("/a"), host), expected);
+        }
+    }
+
+    #[test]
+    fn a_session_ends_by_its_absolute_timeout() {
+        let persistence = SessionPersistence {
+            name: "sid".into(),
+            carrier: SessionCarrier::Cookie { permanent: true, path: None },
+            absolute_timeout: Some(Duration::from_secs(60)),
+        };
+        let mut response = ResponseHead::default();
+        response.parse(b"HTTP/1.1 200 OK\r\n\r\n", false, false).unwrap();
+        offer_session(&persistence, 7, 1000, &mut response);
+        let cookie = String::from_utf8(response.value("set-cookie").expect("a cookie").to_vec()).unwrap();
+        assert_eq!(cookie, "sid=0000000000000007-3e8; Path=/; HttpOnly; Max-Age=60");
+        let again = request(&format!("Host: x\r\nCookie: a=b; {}", cookie.split(';').next().unwrap()));
+        assert_eq!(session(&persistence, &again, 1059), Some(7));
+        assert_eq!(session(&persistence, &again, 1060), None);
+        for forged in ["sid=7", "sid=zz-1", "sid=0000000000000007-", "other=0000000000000007-3e8"] {
+            assert_eq!(session(&persistence, &request(&format!("Host: x\r\nCookie: {forged}")), 0), None, "{forged}");
         }
     }
 }
