@@ -50,8 +50,8 @@ pub(crate) struct Settings {
     pub(crate) streams: usize,
     /// Samples of each figure.
     pub(crate) repetitions: usize,
-    /// The core of client and server.
-    pub(crate) load_cpu: Option<u32>,
+    /// The cores of client and server.
+    pub(crate) load_cpus: Option<String>,
 }
 
 /// Counts everything; what cannot be counted becomes a note. `progress` is told what is being done.
@@ -111,7 +111,7 @@ fn count(bed: &Bed, settings: &Settings, subject: Subject, protocol: Protocol) -
     let mut spec = pair.spec(bed, protocol, Work::Phases { counts });
     spec.connections = settings.connections;
     spec.streams = settings.streams;
-    let mut load = Reporter::load(&spec, settings.load_cpu, &bed.folder.join("load.log"))?;
+    let mut load = Reporter::load(&spec, settings.load_cpus.as_deref(), &bed.folder.join("load.log"))?;
     let mut dumps = Vec::new();
     for number in 1..=3 {
         load.go()?;

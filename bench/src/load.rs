@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Call, Client, Protocol};
-use crate::stats::{Latencies, Summary};
+use crate::stats::{Arrivals, Latencies, Summary};
 
 /// Longest that any piece of work may take beyond the time it asks for; phases under an instrumented proxy need minutes.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -56,6 +56,8 @@ pub(crate) enum Work {
     },
     /// Open loop at a fixed rate; latency is counted from the time a request was due.
     Fixed {
+        /// How requests follow each other.
+        arrivals: Arrivals,
         /// Requests per second.
         rate: u64,
         /// Not measured, in milliseconds.
@@ -115,7 +117,9 @@ pub(crate) async fn run(spec: Spec) -> Result<()> {
         match spec.work.clone() {
             Work::Saturate { warm_ms, measure_ms } => closed::saturate(&spec, false, millis(warm_ms), millis(measure_ms)).await,
             Work::Connect { warm_ms, measure_ms } => closed::saturate(&spec, true, millis(warm_ms), millis(measure_ms)).await,
-            Work::Fixed { rate, warm_ms, measure_ms } => open::fixed(&spec, rate, millis(warm_ms), millis(measure_ms)).await,
+            Work::Fixed { arrivals, rate, warm_ms, measure_ms } => {
+                open::fixed(&spec, arrivals, rate, millis(warm_ms), millis(measure_ms)).await
+            }
             Work::Idle => held::idle(&spec, lines()).await,
             Work::Bulk { mib } => held::bulk(&spec, mib).await,
             Work::Phases { counts } => closed::phases(&spec, &counts, lines()).await,

@@ -32,6 +32,7 @@ use origin::Origin;
 use process::Reporter;
 use report::Report;
 use run::Scenario;
+use stats::Arrivals;
 use subject::{Bed, Subject, Tools};
 
 /// Measures pairs of proxies with mTLS between them, side by side on this machine's loopback.
@@ -84,12 +85,12 @@ struct Common {
     /// Whose figures are 1 in the ratios; envoy if it is here, else relay.
     #[arg(long)]
     base: Option<Subject>,
-    /// The core that all proxies share.
-    #[arg(long, default_value_t = 0)]
-    proxy_cpu: u32,
-    /// The core that client and server share.
-    #[arg(long, default_value_t = 1)]
-    load_cpu: u32,
+    /// The core that all proxies share, or a list as `taskset --cpu-list` takes it.
+    #[arg(long, default_value = "0")]
+    proxy_cpus: String,
+    /// The core that client and server share, or a list.
+    #[arg(long, default_value = "1")]
+    load_cpus: String,
     /// The heddle binary; without it, cargo builds one with the profile `ship`.
     #[arg(long)]
     heddle: Option<PathBuf>,
@@ -126,6 +127,9 @@ struct RunArguments {
     /// Requests per second of the open loop.
     #[arg(long, default_value_t = 3000)]
     rate: u64,
+    /// How the requests of the open loop follow each other.
+    #[arg(long, default_value = "random")]
+    arrivals: Arrivals,
     /// HTTP/1.1 connections.
     #[arg(long, default_value_t = 64)]
     connections: usize,
@@ -206,6 +210,7 @@ fn measure(arguments: &RunArguments) -> Result<()> {
         measure: seconds(arguments.seconds, "seconds")?,
         warm: seconds(arguments.warm, "warm")?,
         rate: arguments.rate,
+        arrivals: arguments.arrivals,
         connections: arguments.connections,
         grpc_connections: arguments.grpc_connections,
         grpc_streams: arguments.grpc_streams,
@@ -215,7 +220,7 @@ fn measure(arguments: &RunArguments) -> Result<()> {
         idle_connections: arguments.idle_connections,
         body: common.body,
         descriptors: process::raise_descriptors()?,
-        load_cpu: load_cpu(common),
+        load_cpus: load_cpus(common).map(str::to_owned),
     };
     with_bed(common, |bed, report| {
         run::run(bed, &settings, report, &progress);
@@ -235,7 +240,7 @@ fn count(arguments: &InstructionArguments) -> Result<()> {
         connections: arguments.connections,
         streams: arguments.streams,
         repetitions: common.repetitions,
-        load_cpu: load_cpu(common),
+        load_cpus: load_cpus(common).map(str::to_owned),
     };
     with_bed(common, |bed, report| instructions::run(bed, &settings, report, &progress))
 }
@@ -249,12 +254,13 @@ fn with_bed(common: &Common, work: impl FnOnce(&Bed, &mut Report) -> Result<()>)
     let folder = folder.canonicalize()?;
     let certs = Certs::write(&folder)?;
     let log = folder.join("origin.log");
-    let mut origin = Reporter::start(&["origin", &common.body.to_string()], load_cpu(common), &log)?;
+    let mut origin = Reporter::start(&["origin", &common.body.to_string()], load_cpus(common), &log)?;
     let addresses = serde_json::from_str(&origin.line()?).context("the origin does not say where it listens")?;
     let envoy_here = common.subjects.contains(&Subject::Envoy) && tools.missing(Subject::Envoy, Protocol::Http1).is_none();
     let base = common.base.unwrap_or(if envoy_here { Subject::Envoy } else { Subject::Relay });
     let mut report = Report::new(machine(&tools), Some(base));
-    let bed = Bed { folder, certs, origin: addresses, tools, proxy_cpu: two_cores().then_some(common.proxy_cpu), body: common.body };
+    let bed =
+        Bed { folder, certs, origin: addresses, tools, proxy_cpus: two_cores().then(|| common.proxy_cpus.clone()), body: common.body };
     work(&bed, &mut report)?;
     print(&report.text())?;
     if let Some(path) = &common.json {
@@ -319,8 +325,8 @@ fn two_cores() -> bool {
     available_parallelism().is_ok_and(|cores| cores.get() >= 2)
 }
 
-fn load_cpu(common: &Common) -> Option<u32> {
-    two_cores().then_some(common.load_cpu)
+fn load_cpus(common: &Common) -> Option<&str> {
+    two_cores().then_some(&common.load_cpus)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -1,4 +1,4 @@
-//! Child processes: started on a chosen core, with a log, and ended with whoever started them.
+//! Child processes: started on chosen cores, with a log, and ended with whoever started them.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -39,13 +39,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `argv` pinned to `cpu`; what it writes goes to `log`, except standard output when `piped`.
+    /// Starts `argv` pinned to `cpus`; what it writes goes to `log`, except standard output when `piped`.
     ///
     /// `taskset` and `setpriv` (util-linux) replace themselves by the program, so the child's pid is the program's.
-    pub(crate) fn start(argv: &Argv, cpu: Option<u32>, log: &Path, piped: bool) -> Result<Self> {
+    pub(crate) fn start(argv: &Argv, cpus: Option<&str>, log: &Path, piped: bool) -> Result<Self> {
         let mut whole = self::argv(["setpriv", "--pdeathsig", "TERM"]);
-        if let Some(cpu) = cpu {
-            whole.extend(self::argv(["taskset", "--cpu-list", &cpu.to_string()]));
+        if let Some(cpus) = cpus {
+            whole.extend(self::argv(["taskset", "--cpu-list", cpus]));
         }
         whole.extend(argv.iter().cloned());
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -119,17 +119,17 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// Starts this same program with other arguments.
-    pub(crate) fn start(arguments: &[&str], cpu: Option<u32>, log: &Path) -> Result<Self> {
+    pub(crate) fn start(arguments: &[&str], cpus: Option<&str>, log: &Path) -> Result<Self> {
         let mut argv = argv([std::env::current_exe()?]);
         argv.extend(arguments.iter().map(OsString::from));
-        let mut process = Process::start(&argv, cpu, log, true)?;
+        let mut process = Process::start(&argv, cpus, log, true)?;
         let stdout = process.child.stdout.take().context("the child has no output")?;
         Ok(Self { lines: BufReader::new(stdout), stdin: process.child.stdin.take(), process })
     }
 
     /// Starts the load generator.
-    pub(crate) fn load(spec: &Spec, cpu: Option<u32>, log: &Path) -> Result<Self> {
-        Self::start(&["load", &serde_json::to_string(spec)?], cpu, log)
+    pub(crate) fn load(spec: &Spec, cpus: Option<&str>, log: &Path) -> Result<Self> {
+        Self::start(&["load", &serde_json::to_string(spec)?], cpus, log)
     }
 
     /// Reads the next line.

@@ -10,6 +10,7 @@ use crate::load::{Outcome, Work};
 use crate::process::Reporter;
 use crate::procfs;
 use crate::report::{Figure, Report};
+use crate::stats::Arrivals;
 use crate::subject::{Bed, Pair, Subject};
 
 /// What is done to a pair.
@@ -58,6 +59,7 @@ impl Scenario {
     fn title(self, settings: &Settings) -> String {
         let Settings {
             rate,
+            arrivals,
             connections,
             grpc_connections,
             grpc_streams,
@@ -68,11 +70,15 @@ impl Scenario {
             body,
             ..
         } = settings;
+        let fixed = match arrivals {
+            Arrivals::Even => format!("latency at {rate} requests/s, evenly spaced"),
+            Arrivals::Random => format!("latency at {rate} requests/s, randomly spaced"),
+        };
         match self {
-            Self::Http1 => format!("HTTP/1.1, answers of {body} bytes; {connections} connections at saturation, and {rate} requests/s"),
-            Self::Grpc => format!(
-                "gRPC unary of {body} bytes; {grpc_connections} connections x {grpc_streams} streams at saturation, and {rate} requests/s"
-            ),
+            Self::Http1 => format!("HTTP/1.1, answers of {body} bytes; {connections} connections at saturation; {fixed}"),
+            Self::Grpc => {
+                format!("gRPC unary of {body} bytes; {grpc_connections} connections x {grpc_streams} streams at saturation; {fixed}")
+            }
             Self::Tcp => format!("{bulk_connections} connections, {bulk_mib} MiB up and then down on each"),
             Self::Connect => format!("a new connection for each request, {connect_clients} at a time"),
             Self::Idle => format!("one request on each of {idle_connections} connections, which are then idle"),
@@ -95,6 +101,8 @@ pub(crate) struct Settings {
     pub(crate) warm: Duration,
     /// Requests per second of the open loop.
     pub(crate) rate: u64,
+    /// How the requests of the open loop follow each other.
+    pub(crate) arrivals: Arrivals,
     /// HTTP/1.1 connections at saturation.
     pub(crate) connections: usize,
     /// gRPC connections.
@@ -113,8 +121,8 @@ pub(crate) struct Settings {
     pub(crate) body: usize,
     /// Descriptors that one process may have.
     pub(crate) descriptors: u64,
-    /// The core of client and server.
-    pub(crate) load_cpu: Option<u32>,
+    /// The cores of client and server.
+    pub(crate) load_cpus: Option<String>,
 }
 
 /// Descriptors that a process needs besides those of idle connections: libraries, logs, 64 connections being opened.
@@ -212,7 +220,8 @@ impl Trial<'_> {
             Scenario::Http1 | Scenario::Grpc => {
                 let (outcome, cpu) = self.load(&pair, Work::Saturate { warm_ms, measure_ms })?;
                 self.throughput(&outcome, cpu);
-                let work = Work::Fixed { rate, warm_ms, measure_ms };
+                let arrivals = self.settings.arrivals;
+                let work = Work::Fixed { arrivals, rate, warm_ms, measure_ms };
                 let (outcome, cpu) = self.load(&pair, work)?;
                 self.latency(&outcome, cpu);
             }
@@ -294,7 +303,7 @@ impl Trial<'_> {
             Scenario::Idle => (settings.idle_connections, 1),
         };
         let log = self.bed.folder.join("load.log");
-        Reporter::load(&spec, settings.load_cpu, &log).context("cannot start the load generator")
+        Reporter::load(&spec, settings.load_cpus.as_deref(), &log).context("cannot start the load generator")
     }
 
     fn errors(&mut self, outcome: &Outcome) {

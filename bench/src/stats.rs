@@ -1,7 +1,8 @@
-//! Turns raw times into the figures that are printed: percentiles, medians, and the schedule of an open loop.
+//! Turns raw times into the figures that are printed: percentiles, medians, and when an open loop sends.
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Most latencies that one run keeps (8 bytes each): 64 MiB, or 46 minutes at 3,000 requests per second.
@@ -73,33 +74,38 @@ pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*sorted.get(middle - 1)?, upper))
 }
 
-/// The times at which an open loop means to send, whatever became of the requests before.
+/// How the requests of an open loop follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Arrivals {
+    /// All gaps are the same: nothing ever waits for another request unless a proxy is slower than the gap.
+    Even,
+    /// Gaps as between users who know nothing of each other (exponential): short queues form at any rate.
+    Random,
+}
+
+/// The times, counted from the start, at which an open loop means to send within `length`, whatever became of the requests before.
 ///
-/// A latency is counted from this time and not from when the request could really be sent: a stall is then felt by every
-/// request that was due during it, as a user would feel it (no coordinated omission).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Schedule {
-    per_second: u64,
+/// A latency is counted from such a time and not from when the request could really be sent: a stall is then felt by every
+/// request that was due during it, as a user would feel it (no coordinated omission). Random times are the same in every run.
+pub(crate) fn schedule(arrivals: Arrivals, per_second: u64, length: Duration) -> Vec<Duration> {
+    let mean = 1.0 / per_second.max(1) as f64;
+    let mut rng = fastrand::Rng::with_seed(SEED);
+    let mut at = 0.0;
+    let mut times = Vec::new();
+    // Each time is computed from its index or added to the last in 2^-52: neither drifts by a microsecond in an hour.
+    while at < length.as_secs_f64() && times.len() < SAMPLES_MAX {
+        times.push(Duration::from_secs_f64(at));
+        at = match arrivals {
+            Arrivals::Even => times.len() as f64 * mean,
+            Arrivals::Random => at - mean * (1.0 - rng.f64()).ln(),
+        };
+    }
+    times
 }
 
-impl Schedule {
-    /// Makes a schedule of `per_second` requests; 0 is taken as 1.
-    pub(crate) fn new(per_second: u64) -> Self {
-        Self { per_second: per_second.max(1) }
-    }
-
-    /// When request `index` is due, counted from the start; computed afresh each time, so that rounding never adds up.
-    pub(crate) fn due(self, index: u64) -> Duration {
-        let nanoseconds = u128::from(index) * 1_000_000_000 / u128::from(self.per_second);
-        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
-    }
-
-    /// How many requests are due within `length`.
-    pub(crate) fn count(self, length: Duration) -> u64 {
-        let count = length.as_nanos() * u128::from(self.per_second) / 1_000_000_000;
-        u64::try_from(count).unwrap_or(u64::MAX)
-    }
-}
+/// Any number: what matters is that it is the same for every subject.
+const SEED: u64 = 3000;
 
 fn microseconds(nanoseconds: u64) -> f64 {
     // A latency is far below 2^52 ns (52 days), so the conversion is exact.
@@ -149,24 +155,34 @@ mod tests {
     }
 
     #[test]
-    fn schedule_does_not_drift() {
-        let schedule = Schedule::new(3000);
-        assert_eq!(schedule.due(0), Duration::ZERO);
-        assert_eq!(schedule.due(3000), Duration::from_secs(1));
-        assert_eq!(schedule.due(3000 * 3600), Duration::from_secs(3600));
-        assert_eq!(schedule.count(Duration::from_millis(1500)), 4500);
+    fn even_times_do_not_drift() {
+        let times = schedule(Arrivals::Even, 3000, Duration::from_secs(60));
+        assert_eq!(times.len(), 180_000);
+        assert_eq!(times[0], Duration::ZERO);
+        let last = Duration::from_secs(60) - Duration::from_nanos(333_333);
+        assert!(times[179_999].abs_diff(last) < Duration::from_nanos(10), "{:?}", times[179_999]);
+    }
+
+    #[test]
+    fn random_times_have_the_rate_and_are_repeatable() {
+        let times = schedule(Arrivals::Random, 3000, Duration::from_secs(10));
+        // 30,000 expected, with a standard deviation of 173.
+        assert!((29_000..31_000).contains(&times.len()), "{}", times.len());
+        assert!(times.is_sorted());
+        let short = times.windows(2).filter(|pair| pair[1] - pair[0] < Duration::from_micros(231)).count();
+        // Half of exponential gaps are shorter than ln 2 of the mean (231 us of 333 us).
+        assert!((0.48..0.52).contains(&(short as f64 / times.len() as f64)), "{short}");
+        assert_eq!(times, schedule(Arrivals::Random, 3000, Duration::from_secs(10)));
     }
 
     #[test]
     fn stall_is_felt_by_every_request_that_was_due_during_it() {
         // A server that answers at once, except that it stands still for the first second; one connection.
-        let schedule = Schedule::new(1000);
         let mut latencies = Latencies::default();
         let mut free_at = Duration::from_secs(1);
-        for index in 0..2000 {
-            let sent = schedule.due(index).max(free_at);
-            free_at = sent;
-            latencies.record(free_at - schedule.due(index));
+        for due in schedule(Arrivals::Even, 1000, Duration::from_secs(2)) {
+            free_at = due.max(free_at);
+            latencies.record(free_at - due);
         }
         let summary = latencies.summarize();
         // Counted from the real sending, a single request of 2,000 would have been slow; half of them were.

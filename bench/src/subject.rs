@@ -116,8 +116,8 @@ pub(crate) struct Bed {
     pub(crate) origin: Addresses,
     /// The programs.
     pub(crate) tools: Tools,
-    /// The core of the proxies.
-    pub(crate) proxy_cpu: Option<u32>,
+    /// The cores of the proxies.
+    pub(crate) proxy_cpus: Option<String>,
     /// Bytes of a gRPC call's message.
     pub(crate) body: usize,
 }
@@ -198,7 +198,7 @@ impl Pair {
             let own = command(&bed.tools, subject, hop)?;
             let whole: Argv = instrument.into_iter().flatten().cloned().chain(own).collect();
             let log = bed.folder.join(format!("{}-{}.log", subject.name(), listen.port()));
-            processes.push(Process::start(&whole, bed.proxy_cpu, &log, false)?);
+            processes.push(Process::start(&whole, bed.proxy_cpus.as_deref(), &log, false)?);
         }
         Ok(Self { address: a, pids: processes.iter().map(Process::pid).collect(), authority: "bench".to_owned(), processes })
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{ERRORS_MAX, Event, Spec, Tally, say};
 use crate::client::Client;
-use crate::stats::Schedule;
+use crate::stats::{Arrivals, schedule};
 
 /// Requests that may be due and not sent because every client is busy; one more is an error.
 const BACKLOG_MAX: usize = 1 << 16;
@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const TIMER_SLACK_NS: &str = "1000";
 
 /// Sends `rate` requests per second for `warm` and then `measure`.
-pub(super) async fn fixed(spec: &Spec, rate: u64, warm: Duration, measure: Duration) -> Result<()> {
+pub(super) async fn fixed(spec: &Spec, arrivals: Arrivals, rate: u64, warm: Duration, measure: Duration) -> Result<()> {
     // Threads inherit the slack of the one that starts them. Without it all figures are some 50 µs higher, for all subjects alike.
     drop(std::fs::write("/proc/self/timerslack_ns", TIMER_SLACK_NS));
     let tally = Arc::new(Tally::measuring());
@@ -37,9 +37,10 @@ pub(super) async fn fixed(spec: &Spec, rate: u64, warm: Duration, measure: Durat
         workers.spawn(call_when_due(client, spec.clone(), measured_from, requests, tally));
     }
     drop(requests);
-    let schedule = Schedule::new(rate);
+    let times = schedule(arrivals, rate, warm + measure);
+    let in_time = times.iter().filter(|time| **time >= warm).count() as u64;
     let pacer_tally = Arc::clone(&tally);
-    std::thread::spawn(move || pace(schedule, start, schedule.count(warm + measure), &due, &pacer_tally));
+    std::thread::spawn(move || pace(&times, start, &due, &pacer_tally));
     sleep_until(measured_from).await;
     say(&Event::Begin)?;
     sleep_until(measured_from + measure).await;
@@ -48,15 +49,15 @@ pub(super) async fn fixed(spec: &Spec, rate: u64, warm: Duration, measure: Durat
     let mut outcome = tally.outcome(measured_from, 0);
     // The measured time is what was asked for: late answers belong to the requests that were due in it.
     outcome.seconds = measure.as_secs_f64();
-    let unanswered = schedule.count(measure).saturating_sub(outcome.requests);
+    let unanswered = in_time.saturating_sub(outcome.requests);
     outcome.errors = outcome.errors.max(unanswered);
     say(&Event::End(outcome))
 }
 
 /// Hands out the time at which each request is due, at that time. Ends when all are handed out or nobody takes them.
-fn pace(schedule: Schedule, start: Instant, count: u64, due: &mpsc::Sender<Instant>, tally: &Tally) {
-    for index in 0..count {
-        let at = start + schedule.due(index);
+fn pace(times: &[Duration], start: Instant, due: &mpsc::Sender<Instant>, tally: &Tally) {
+    for time in times {
+        let at = start + *time;
         let wait = at.saturating_duration_since(Instant::now());
         if !wait.is_zero() {
             std::thread::sleep(wait);
@@ -128,14 +129,16 @@ mod tests {
     fn pacer_hands_out_every_due_time() {
         let (due, mut requests) = mpsc::channel(64);
         let start = Instant::now();
-        let schedule = Schedule::new(100_000);
+        let mut times = schedule(Arrivals::Random, 100_000, Duration::from_millis(1));
+        times.resize(64, Duration::from_millis(1));
         let tally = Tally::default();
-        pace(schedule, start, 64, &due, &tally);
+        pace(&times, start, &due, &tally);
         assert_eq!(tally.outcome(start, 0).errors, 0);
-        for index in 0..64 {
-            assert_eq!(requests.try_recv().unwrap(), start + schedule.due(index));
+        for time in &times {
+            assert_eq!(requests.try_recv().unwrap(), start + *time);
         }
-        pace(schedule, start, 65, &due, &tally);
+        times.push(Duration::from_millis(1));
+        pace(&times, start, &due, &tally);
         assert_eq!(tally.outcome(start, 0).errors, 1, "one more than the backlog holds");
     }
 }

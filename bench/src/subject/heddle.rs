@@ -36,7 +36,7 @@ pub(super) fn start(bed: &Bed, protocol: Protocol, origin: SocketAddr, instrumen
     command.extend(argv(["--workers", "1", "--no-table", "--verbose", "--interval", METRICS_INTERVAL]));
     command.extend(argv(["--sidecar-command".to_owned(), sidecar.join(" ")]));
     let log = bed.folder.join(format!("heddle-{}.log", listen.port()));
-    let mut process = Process::start(&command, bed.proxy_cpu, &log, false)?;
+    let mut process = Process::start(&command, bed.proxy_cpus.as_deref(), &log, false)?;
     let pids = wait(limit, || {
         process.check()?;
         sidecars(process.pid(), listen)
