@@ -10,6 +10,7 @@ use heddle_identity::tls::MeshProtocol;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -45,12 +46,13 @@ struct Shared {
 #[derive(Debug)]
 pub struct Lease {
     shared: Rc<Shared>,
+    send: SendRequest<Bytes>,
 }
 
 impl Lease {
     /// The connection, to send one request on.
-    pub fn sender(&self) -> SendRequest<Bytes> {
-        self.shared.send.clone()
+    pub fn sender(&mut self) -> &mut SendRequest<Bytes> {
+        &mut self.send
     }
 }
 
@@ -95,28 +97,53 @@ impl PeerClients {
     fn lease(&self) -> Option<Lease> {
         let mut all = self.shared.borrow_mut();
         all.retain(|shared| !shared.closed.get());
-        let full = all.len() >= CONNECTIONS_MAX;
-        let least = all.iter().min_by_key(|shared| shared.streams.get())?;
-        let limit = STREAMS_PER_CONNECTION.min(least.send.current_max_send_streams());
-        if least.streams.get() >= limit && !full {
-            return None;
+        loop {
+            let full = all.len() >= CONNECTIONS_MAX;
+            let (index, least) = all.iter().enumerate().min_by_key(|(_, shared)| shared.streams.get())?;
+            let limit = STREAMS_PER_CONNECTION.min(least.send.current_max_send_streams());
+            if least.streams.get() >= limit && !full {
+                return None;
+            }
+            if let Some(lease) = Lease::new(least) {
+                return Some(lease);
+            }
+            // It takes no more streams, by GOAWAY or an error; those that it has go on to their end.
+            all.swap_remove(index);
         }
-        least.streams.set(least.streams.get() + 1);
-        Some(Lease { shared: least.clone() })
     }
 }
 
-/// A connection to `peer` with room for a stream, and whether it existed before.
+impl Lease {
+    /// `None`: the connection takes no more streams.
+    fn new(shared: &Rc<Shared>) -> Option<Self> {
+        let mut send = shared.send.clone();
+        // A fresh handle has nothing pending: the answer is there at once.
+        let ready = send.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if matches!(ready, Poll::Ready(Err(_))) {
+            return None;
+        }
+        shared.streams.set(shared.streams.get() + 1);
+        Some(Self { shared: shared.clone(), send })
+    }
+}
+
+/// A connection to `peer` with room for a stream, within `timeout`: also the wait for another exchange that is opening one.
 ///
 /// Cancel safe.
-pub async fn get(worker: &Rc<Worker>, peer: &Peer, timeout: Duration) -> Result<(Lease, bool), ConnectError> {
+pub async fn get(worker: &Rc<Worker>, peer: &Peer, timeout: Duration) -> Result<Lease, ConnectError> {
     let clients = worker.connections.http2.peer(peer);
     if let Some(lease) = clients.lease() {
-        return Ok((lease, true));
+        return Ok(lease);
     }
+    // One bound for all of it: when an endpoint does not answer, those that wait fail with the one that tries, and not one by one.
+    let timed_out = ConnectError::Timeout { address: peer.address, timeout };
+    tokio::time::timeout(timeout, open_one(worker, peer, &clients, timeout)).await.unwrap_or(Err(timed_out))
+}
+
+async fn open_one(worker: &Rc<Worker>, peer: &Peer, clients: &PeerClients, timeout: Duration) -> Result<Lease, ConnectError> {
     let _one_at_a_time = clients.dialling.lock().await;
     if let Some(lease) = clients.lease() {
-        return Ok((lease, true));
+        return Ok(lease);
     }
     let io = open(worker, peer, MeshProtocol::H2, timeout).await?;
     let limit = worker.config.header_limit + SIDECAR_HEADER_BYTES;
@@ -127,24 +154,25 @@ pub async fn get(worker: &Rc<Worker>, peer: &Peer, timeout: Duration) -> Result<
         .enable_push(false)
         .handshake::<_, Bytes>(io);
     let http2_error = |reason: String| ConnectError::Http2 { address: peer.address, reason };
-    let (send, connection) = match tokio::time::timeout(timeout, handshake).await {
-        Ok(result) => result.map_err(|e| http2_error(e.to_string()))?,
-        Err(_) => return Err(ConnectError::Timeout { address: peer.address, timeout }),
-    };
+    let (send, connection) = handshake.await.map_err(|e| http2_error(e.to_string()))?;
     let shared = Rc::new(Shared {
         send,
-        streams: Cell::new(1),
+        streams: Cell::new(0),
         closed: Cell::new(false),
         idle_since: Cell::new(Instant::now()),
         task: RefCell::new(None),
     });
-    let of_task = shared.clone();
+    // Weak: a connection that nobody can use any more ends with its last stream.
+    let of_task = Rc::downgrade(&shared);
     let task = tokio::task::spawn_local(async move {
         // Streams learn of its end by themselves.
         let _ = connection.await;
-        of_task.closed.set(true);
+        if let Some(shared) = of_task.upgrade() {
+            shared.closed.set(true);
+        }
     });
     *shared.task.borrow_mut() = Some(task.abort_handle());
-    clients.shared.borrow_mut().push(shared.clone());
-    Ok((Lease { shared }, false))
+    let lease = Lease::new(&shared).ok_or_else(|| http2_error("it ended at once".to_owned()))?;
+    clients.shared.borrow_mut().push(shared);
+    Ok(lease)
 }

@@ -61,6 +61,8 @@ pub struct Source {
     done: bool,
     /// Data bytes taken so far.
     pub moved: u64,
+    /// Bytes taken whose room was not given back to the sender. What another attempt sends again gave its room back before.
+    unreleased: usize,
     /// The trailers that ended it.
     pub trailers: Option<HeaderMap>,
 }
@@ -69,12 +71,20 @@ impl Source {
     /// A body that begins.
     pub fn new(stream: RecvStream) -> Self {
         let done = stream.is_end_stream();
-        Self { stream, data_done: done, done, moved: 0, trailers: None }
+        Self { stream, data_done: done, done, moved: 0, unreleased: 0, trailers: None }
     }
 
     /// Whether all of it was taken.
     pub fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Lets the sender send as much again as went on.
+    fn release(&mut self, sent: usize) {
+        let room = sent.min(self.unreleased);
+        self.unreleased -= room;
+        // A stream that has ended needs no room.
+        let _ = self.stream.flow_control().release_capacity(room);
     }
 }
 
@@ -113,6 +123,8 @@ pub fn poll(cx: &mut Context<'_>, from: &mut Source, to: &mut Sink, mut replay: 
                     to.stream.capacity()
                 } else {
                     match ready!(to.stream.poll_capacity(cx)) {
+                        // Taken back between its grant and now.
+                        Some(Ok(0)) => continue,
                         Some(Ok(room)) => room,
                         Some(Err(error)) => return Poll::Ready(Err(PumpError::To(reason(&error)))),
                         None => return Poll::Ready(Err(PumpError::To(Reason::NO_ERROR))),
@@ -125,7 +137,7 @@ pub fn poll(cx: &mut Context<'_>, from: &mut Source, to: &mut Sink, mut replay: 
                 to.stream.send_data(part, last).map_err(|e| PumpError::To(reason(&e)))?;
                 to.ended |= last;
                 // Only what went on makes room for more.
-                let _ = from.stream.flow_control().release_capacity(sent);
+                from.release(sent);
             }
             if to.queue.front().is_some_and(Bytes::is_empty) {
                 to.queue.pop_front();
@@ -141,6 +153,7 @@ pub fn poll(cx: &mut Context<'_>, from: &mut Source, to: &mut Sink, mut replay: 
                 match polled {
                     Some(Ok(chunk)) => {
                         from.moved += chunk.len() as u64;
+                        from.unreleased += chunk.len();
                         if let Some(replay) = replay.as_deref_mut() {
                             replay.push(&chunk);
                         }
@@ -175,9 +188,10 @@ pub fn poll(cx: &mut Context<'_>, from: &mut Source, to: &mut Sink, mut replay: 
     }
 }
 
-/// Whether the sender's last frame, which carried data, also ended its stream.
+/// Whether the sender's last frame, which carried data, also ended its stream. Trailers that were taken for an earlier attempt end it
+/// in this one too.
 fn ends_now(from: &Source) -> bool {
-    from.done || from.stream.is_end_stream()
+    from.trailers.is_none() && (from.done || from.stream.is_end_stream())
 }
 
 /// While the sender is waited for, the receiver may give up.

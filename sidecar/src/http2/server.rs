@@ -1,9 +1,10 @@
 //! One HTTP/2 connection from a client: each stream is an exchange of its own, in a task of its own.
 
-use super::message::{Request, Response, header_size};
+use super::message::{Request, Response, grpc_status, header_size};
 use super::pump::{self, PumpError, Replay, Sink, Source};
 use super::{CONNECTION_WINDOW, HEADER_SLACK, STREAM_WINDOW, STREAMS_MAX, client};
 use crate::cause::Cause;
+use crate::clock::{Clock, Expired};
 use crate::exchange::{Attempt, Client, Exchange, SIDECAR_HEADER_BYTES};
 use crate::io::Io;
 use crate::message::{Reply, RequestEdit};
@@ -15,10 +16,9 @@ use http::HeaderValue;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 /// From the connection's begin to the end of its preface and settings.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,14 +42,10 @@ pub async fn serve(client: Rc<Client>, io: Io) {
         return;
     };
     let mut streams = JoinSet::new();
-    let mut drain = Some(client.worker.drain.clone());
+    let ending = client.ending();
+    tokio::pin!(ending);
+    let mut serving = true;
     loop {
-        let draining = async {
-            match &drain {
-                Some(watch) => watch.draining().await,
-                None => std::future::pending().await,
-            }
-        };
         // Biased: requests that are here are served before a drain stops taking them. The loser of the race is asked again.
         tokio::select! {
             biased;
@@ -60,9 +56,9 @@ pub async fn serve(client: Rc<Client>, io: Io) {
                 }
                 Some(Err(_)) | None => break,
             },
-            () = draining => {
+            () = &mut ending, if serving => {
                 connection.graceful_shutdown();
-                drain = None;
+                serving = false;
             }
         }
     }
@@ -139,15 +135,12 @@ fn answer(respond: &mut SendResponse<Bytes>, request: &Request, reply: &Reply) {
         *response.status_mut() = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     }
     let bare = grpc || reply.body.is_empty() || request.method() == "HEAD";
-    // A client that is gone needs no answer.
+    // A client that is gone needs no answer. What is left of the request is refused when the stream's handles drop: by NO_ERROR
+    // (RFC 9113 §8.1), after the answer. A reset from here would overtake the answer, which is queued and not yet written.
     if let Ok(mut body) = respond.send_response(response, bare)
         && !bare
     {
         let _ = body.send_data(Bytes::copy_from_slice(reply.body.as_bytes()), true);
-    }
-    // The rest of the request is not wanted (RFC 9113 §8.1).
-    if bare {
-        respond.send_reset(Reason::NO_ERROR);
     }
 }
 
@@ -168,8 +161,8 @@ async fn forward(
     loop {
         let mut attempt = exchange.attempt(head).map_err(Ended::Reply)?;
         let worker = exchange.client.worker.clone();
-        let lease = match client::get(&worker, &attempt.peer, attempt.connect_timeout).await {
-            Ok((lease, _)) => lease,
+        let mut lease = match client::get(&worker, &attempt.peer, attempt.connect_timeout).await {
+            Ok(lease) => lease,
             Err(error) => {
                 attempt.connect_failed();
                 let cause = error.cause();
@@ -185,7 +178,7 @@ async fn forward(
             }
         };
         attempt.connected();
-        let outcome = send(&lease, head, source, &mut replay, respond, attempt.deadline).await;
+        let outcome = send(&mut lease, head, source, &mut replay, respond, &attempt).await;
         let failure = match outcome {
             Ok((response, sink)) => {
                 let (status, grpc) = (response.parts.status.as_u16(), response.grpc_status());
@@ -232,7 +225,7 @@ fn judge(
             exchange.attempt_ended(attempt, head, None, Cause::ClientGone);
             return Err(Ended::Reset(*reason, Cause::ClientGone));
         }
-        Failure::Timeout => (exchange.timed_out(), false),
+        Failure::Timeout(expired) => (exchange.timed_out(*expired), false),
         Failure::Upstream { unprocessed, .. } => (Cause::Reset, *unprocessed),
     };
     exchange.attempt_ended(attempt, head, None, cause);
@@ -249,7 +242,7 @@ fn judge(
 /// Why there is no response.
 enum Failure {
     ClientReset(Reason),
-    Timeout,
+    Timeout(Expired),
     Upstream { reason: Option<Reason>, by_endpoint: bool, unprocessed: bool, text: String },
 }
 
@@ -268,54 +261,41 @@ impl Failure {
     fn text(&self) -> &str {
         match self {
             Self::ClientReset(_) => "the client gave up",
-            Self::Timeout => "no response in time",
+            Self::Timeout(_) => "no response in time",
             Self::Upstream { text, .. } => text,
         }
     }
 }
 
-fn timer(deadline: Option<Instant>) -> Option<Pin<Box<Sleep>>> {
-    deadline.map(|d| Box::pin(sleep_until(d)))
-}
-
-fn expired(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    timer.as_mut().is_some_and(|t| t.as_mut().poll(cx).is_ready())
-}
-
 /// Sends the request until the response's head is here.
 async fn send(
-    lease: &client::Lease,
+    lease: &mut client::Lease,
     head: &Request,
     source: &mut Source,
     replay: &mut Replay,
     respond: &mut SendResponse<Bytes>,
-    deadline: Option<Instant>,
+    attempt: &Attempt,
 ) -> Result<(Response, Sink), Failure> {
-    let mut timer = timer(deadline);
-    let mut sender = lease.sender();
-    poll_fn(|cx| {
-        if expired(&mut timer, cx) {
-            return Poll::Ready(Err(Failure::Timeout));
-        }
-        sender.poll_ready(cx).map_err(|e| Failure::of(&e))
-    })
-    .await?;
+    let mut clock = Clock::new(attempt.deadline, attempt.idle);
     let mut request = http::Request::new(());
     *request.method_mut() = head.parts.method.clone();
     *request.uri_mut() = head.parts.uri.clone();
-    *request.version_mut() = http::Version::HTTP_2;
+    // A request without `:authority` has a `Host` of an HTTP/1 client further down, which passes (RFC 9113 §8.3.1): `h2` wants to be
+    // told that this is the reason.
+    let has_authority = head.parts.uri.authority().is_some();
+    *request.version_mut() = if has_authority { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
     *request.headers_mut() = head.parts.headers.clone();
     if let Some(protocol) = head.parts.extensions.get::<h2::ext::Protocol>() {
         request.extensions_mut().insert(protocol.clone());
     }
     let sent = replay.chunks().unwrap_or_default();
     let bodiless = source.is_done() && sent.is_empty() && replay.trailers().is_none();
-    let (mut response, stream) = sender.send_request(request, bodiless).map_err(|e| Failure::of(&e))?;
+    let (mut response, stream) = lease.sender().send_request(request, bodiless).map_err(|e| Failure::of(&e))?;
     let mut sink = Sink::new(stream, sent, bodiless);
     let mut sending = !bodiless;
     let head = poll_fn(|cx| {
-        if expired(&mut timer, cx) {
-            return Poll::Ready(Err(Failure::Timeout));
+        if let Some(expired) = clock.poll(cx, source.moved) {
+            return Poll::Ready(Err(Failure::Timeout(expired)));
         }
         if sending {
             match pump::poll(cx, source, &mut sink, Some(replay)) {
@@ -356,6 +336,7 @@ async fn relay(
     }
     exchange.edit_response(&mut response);
     let status = response.parts.status.as_u16();
+    exchange.grpc = response.grpc_status();
     let Some(body) = response.body.take() else {
         return Err(Ended::Reset(Reason::INTERNAL_ERROR, Cause::UpstreamProtocol));
     };
@@ -365,11 +346,13 @@ async fn relay(
         .send_response(http::Response::from_parts(response.parts, ()), bodiless)
         .map_err(|e| Ended::Reset(pump::reason(&e), Cause::ClientGone))?;
     let mut back = Sink::new(stream, &[], bodiless);
-    let mut timer = timer(attempt.deadline);
+    let mut clock = Clock::new(attempt.deadline, attempt.idle);
     let mut sending = !source.is_done() || !sink.is_ended();
     let ended = poll_fn(|cx| {
-        if expired(&mut timer, cx) {
-            return Poll::Ready(Err((Reason::CANCEL, Cause::RequestTimeout)));
+        match clock.poll(cx, source.moved + received.moved) {
+            Some(Expired::Deadline) => return Poll::Ready(Err((Reason::CANCEL, Cause::RequestTimeout))),
+            Some(Expired::Idle) => return Poll::Ready(Err((Reason::CANCEL, Cause::IdleTimeout))),
+            None => {}
         }
         if sending {
             match pump::poll(cx, source, &mut sink, None) {
@@ -400,8 +383,7 @@ async fn relay(
         back.reset(reason);
         return Ok((status, cause, received.moved));
     }
-    if !source.is_done() {
-        back.reset(Reason::NO_ERROR);
-    }
+    exchange.grpc = received.trailers.as_ref().and_then(grpc_status).or(exchange.grpc);
+    // A request that goes on is refused when its handles drop, after what is queued of the response; a reset here would overtake it.
     Ok((status, Cause::None, received.moved))
 }
