@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -88,18 +88,14 @@ impl AsyncWrite for Rewound {
 }
 
 impl AsyncRead for Io {
+    // A TLS peer that ends without close_notify is an error (`UnexpectedEof`) and no end: else whoever can cut TCP could make a cut
+    // body, or a cut stream of bytes, look whole (RFC 8446 §6.1, RFC 9112 §9.8).
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = match self.get_mut() {
-            Self::Plain(io) => return Pin::new(io).poll_read(cx, buf),
-            Self::Server(io) => ready!(Pin::new(&mut **io).poll_read(cx, buf)),
-            Self::Client(io) => ready!(Pin::new(&mut **io).poll_read(cx, buf)),
-        };
-        Poll::Ready(match result {
-            // A peer that ends without close_notify: the framing above says whether something was cut off.
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && buf.filled().len() == before => Ok(()),
-            other => other,
-        })
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Server(io) => Pin::new(&mut **io).poll_read(cx, buf),
+            Self::Client(io) => Pin::new(&mut **io).poll_read(cx, buf),
+        }
     }
 }
 
