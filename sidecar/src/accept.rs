@@ -1,6 +1,6 @@
 //! Listeners and accept loops: one socket per worker on the same address, so that the kernel spreads connections over workers.
 
-use crate::drain::Phase;
+use crate::metrics::Direction;
 use crate::worker::{Open, Worker};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::Future;
@@ -39,43 +39,48 @@ pub fn is_taken(address: SocketAddr) -> bool {
     probe().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// Accepts until the drain says to stop; each connection is served in a task of its own, which `connections` owns.
+/// Accepts until the drain ends connections of this direction; each connection is served in a task of its own, which `connections` owns.
 ///
 /// Cancel safe: connections that were accepted go on.
 pub async fn run<F: Future<Output = ()> + 'static>(
     worker: Rc<Worker>,
     listener: TcpListener,
+    direction: Direction,
     mut serve: impl FnMut(TcpStream, SocketAddr, Open) -> F,
 ) {
     let mut connections = JoinSet::new();
-    let drain = worker.drain.clone();
+    let ending = worker.drain.ending(direction);
+    tokio::pin!(ending);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.draining() => break,
+            () = &mut ending => break,
         };
-        take(&worker, accepted, &mut connections, &mut serve).await;
+        take(&worker, accepted, direction, &mut connections, &mut serve).await;
         while connections.try_join_next().is_some() {}
     }
-    // What the kernel has accepted for us must not be reset by closing the listener.
-    while let Some(accepted) = now_or_never(listener.accept()) {
-        take(&worker, accepted, &mut connections, &mut serve).await;
+    // What the kernel has accepted for us must not be reset by closing the listener. The kernel is asked itself, because the runtime
+    // knows only of what came before its last look.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((tcp, address)) = listener.accept() {
+            let accepted = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)).map(|tcp| (tcp, address));
+            take(&worker, accepted, direction, &mut connections, &mut serve).await;
+        }
     }
-    drop(listener);
-    debug_assert!(drain.phase() >= Phase::Draining);
     while connections.join_next().await.is_some() {}
 }
 
 async fn take<F: Future<Output = ()> + 'static>(
     worker: &Rc<Worker>,
     accepted: io::Result<(TcpStream, SocketAddr)>,
+    direction: Direction,
     connections: &mut JoinSet<()>,
     serve: &mut impl FnMut(TcpStream, SocketAddr, Open) -> F,
 ) {
     match accepted {
         Ok((tcp, address)) => {
             worker.metrics.accepted();
-            let Some(open) = worker.admit() else {
+            let Some(open) = worker.admit(direction) else {
                 worker.metrics.limit_hit("connections");
                 crate::forward::reset(&tcp);
                 return;
@@ -89,14 +94,5 @@ async fn take<F: Future<Output = ()> + 'static>(
             tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
         }
-    }
-}
-
-fn now_or_never<T>(future: impl Future<Output = io::Result<T>>) -> Option<io::Result<T>> {
-    let mut future = std::pin::pin!(future);
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    match future.as_mut().poll(&mut cx) {
-        std::task::Poll::Ready(Ok(accepted)) => Some(Ok(accepted)),
-        std::task::Poll::Ready(Err(_)) | std::task::Poll::Pending => None,
     }
 }

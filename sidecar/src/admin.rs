@@ -105,7 +105,7 @@ impl Admin {
         let mut reasons = Vec::new();
         match drain.phase() {
             Phase::Serving => {}
-            Phase::LameDuck | Phase::Draining | Phase::Deadline => reasons.push("the sidecar is ending".to_owned()),
+            Phase::LameDuck | Phase::Draining | Phase::Leaving | Phase::Deadline => reasons.push("the sidecar is ending".to_owned()),
         }
         match &*context.borrow() {
             None => reasons.push("the certificate has not come yet".to_owned()),

@@ -3,12 +3,16 @@
 //! [`Drain`] belongs to whoever ends the process; each worker thread gets a [`Watch`]. Connections hold a [`Guard`] while they live.
 //!
 //! ```text
-//! Serving ──► LameDuck ──► Draining ──► Deadline
-//!             accept still,  say goodbye:     close what
-//!             not ready      Connection:      is left
-//!             any more       close, GOAWAY
+//! Serving ──► LameDuck ──────► Draining ──────► Leaving ──────► Deadline
+//!             accept still,    inbound says     outbound too:   close what
+//!             not ready        goodbye:         nothing that    is left
+//!             any more         Connection:      came in is
+//!                              close, GOAWAY    worked on
 //! ```
+//!
+//! Outbound goes on for as long as there are inbound connections: the application may need others for its last answers.
 
+use crate::metrics::Direction;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -23,8 +27,10 @@ pub enum Phase {
     Serving,
     /// Still accepting, but no longer ready: others learn to go elsewhere.
     LameDuck,
-    /// Connections end as soon as their exchange does.
+    /// Inbound connections end as soon as their exchange does.
     Draining,
+    /// Outbound connections too.
+    Leaving,
     /// Whatever is left is closed.
     Deadline,
 }
@@ -35,7 +41,16 @@ impl Phase {
             0 => Self::Serving,
             1 => Self::LameDuck,
             2 => Self::Draining,
+            3 => Self::Leaving,
             _ => Self::Deadline,
+        }
+    }
+
+    /// From when on connections of this direction end as soon as their exchange does.
+    fn end_of(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Draining,
+            Direction::Outbound => Self::Leaving,
         }
     }
 }
@@ -66,20 +81,37 @@ pub struct Drain {
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,
-    live: Arc<AtomicUsize>,
+    live: Arc<Live>,
 }
 
 /// Something that a drain waits for, until it is dropped.
 pub struct Guard {
     shared: Arc<Shared>,
-    live: Arc<AtomicUsize>,
+    live: Arc<Live>,
+    direction: Direction,
+}
+
+/// Guards of one watch.
+#[derive(Debug, Default)]
+struct Live {
+    inbound: AtomicUsize,
+    outbound: AtomicUsize,
+}
+
+impl Live {
+    fn of(&self, direction: Direction) -> &AtomicUsize {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
 }
 
 struct Shared {
     /// Read on every exchange, written three times in a life: a plain load of a cache line that nobody writes.
     phase: AtomicU8,
     changed: watch::Sender<Phase>,
-    counters: Mutex<Vec<Arc<AtomicUsize>>>,
+    counters: Mutex<Vec<Arc<Live>>>,
     /// Wakes the one owner that waits for zero.
     released: Notify,
     requested: AtomicBool,
@@ -110,7 +142,7 @@ impl Drain {
     /// A watch with a counter of its own, for one worker thread or room.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        let live = Arc::new(AtomicUsize::new(0));
+        let live = Arc::new(Live::default());
         self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&live));
         Watch { shared: Arc::clone(&self.shared), live }
     }
@@ -145,8 +177,8 @@ impl Drain {
         self.shared.live()
     }
 
-    /// Goes through all phases: `lame_duck` long accepting as before, then draining until no guard is left, or `deadline` has passed
-    /// since the draining began. Ends in [`Phase::Deadline`] either way, so that idle rooms without a guard end as well.
+    /// Goes through all phases: `lame_duck` long accepting as before, then draining until no inbound guard is left, then leaving until
+    /// none is left at all, or `deadline` has passed since the draining began. Ends in [`Phase::Deadline`] either way, so that idle rooms without a guard end as well.
     ///
     /// Cancel safe: dropped, it leaves the phase that was reached; called again, it goes on from there.
     pub async fn run(&self, lame_duck: Duration, deadline: Duration) -> Drained {
@@ -157,7 +189,12 @@ impl Drain {
             tokio::time::sleep(lame_duck).await;
             self.shared.advance(Phase::Draining);
         }
-        let outcome = match tokio::time::timeout(deadline, self.idle()).await {
+        let gone = async {
+            self.until_none(|| self.shared.live_of(Direction::Inbound)).await;
+            self.shared.advance(Phase::Leaving);
+            self.idle().await;
+        };
+        let outcome = match tokio::time::timeout(deadline, gone).await {
             Ok(()) => Drained::Idle,
             Err(_) => Drained::Deadline { left: self.live() },
         };
@@ -169,7 +206,11 @@ impl Drain {
     ///
     /// Cancel safe.
     pub async fn idle(&self) {
-        while self.live() > 0 {
+        self.until_none(|| self.live()).await;
+    }
+
+    async fn until_none(&self, live: impl Fn() -> usize) {
+        while live() > 0 {
             // A release between the count and this line has left a permit.
             self.shared.released.notified().await;
         }
@@ -188,9 +229,20 @@ impl Watch {
         self.reached(Phase::LameDuck).await;
     }
 
-    /// Waits until connections are to end: [`Phase::Draining`] or later. Cancel safe.
+    /// Waits until inbound connections are to end: [`Phase::Draining`] or later. Cancel safe.
     pub async fn draining(&self) {
         self.reached(Phase::Draining).await;
+    }
+
+    /// Whether connections of this direction are to end; one load, for every exchange.
+    #[must_use]
+    pub fn is_ending(&self, direction: Direction) -> bool {
+        self.phase() >= Phase::end_of(direction)
+    }
+
+    /// Waits until connections of this direction are to end. Cancel safe.
+    pub async fn ending(&self, direction: Direction) {
+        self.reached(Phase::end_of(direction)).await;
     }
 
     /// Waits until what is left is to be closed. Cancel safe.
@@ -200,9 +252,9 @@ impl Watch {
 
     /// Holds the drain open until it is dropped. Taken once per connection, not per request.
     #[must_use]
-    pub fn guard(&self) -> Guard {
-        self.live.fetch_add(1, Ordering::Relaxed);
-        Guard { shared: Arc::clone(&self.shared), live: Arc::clone(&self.live) }
+    pub fn guard(&self, direction: Direction) -> Guard {
+        self.live.of(direction).fetch_add(1, Ordering::Relaxed);
+        Guard { shared: Arc::clone(&self.shared), live: Arc::clone(&self.live), direction }
     }
 
     async fn reached(&self, phase: Phase) {
@@ -214,7 +266,7 @@ impl Watch {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.live.fetch_sub(1, Ordering::Release) == 1 {
+        if self.live.of(self.direction).fetch_sub(1, Ordering::Release) == 1 {
             self.shared.released.notify_one();
         }
     }
@@ -226,8 +278,12 @@ impl Shared {
     }
 
     fn live(&self) -> usize {
+        self.live_of(Direction::Inbound) + self.live_of(Direction::Outbound)
+    }
+
+    fn live_of(&self, direction: Direction) -> usize {
         let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        counters.iter().map(|live| live.load(Ordering::Acquire)).sum()
+        counters.iter().map(|live| live.of(direction).load(Ordering::Acquire)).sum()
     }
 
     /// Never goes back.
@@ -249,7 +305,7 @@ impl fmt::Debug for Drain {
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("phase", &self.phase()).field("live", &self.live.load(Ordering::Relaxed)).finish()
+        f.debug_struct("Watch").field("phase", &self.phase()).field("live", &self.live).finish()
     }
 }
 
@@ -262,6 +318,7 @@ impl fmt::Debug for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Direction::{Inbound, Outbound};
     use tokio::time::Instant;
 
     const LAME_DUCK: Duration = Duration::from_secs(2);
@@ -271,7 +328,7 @@ mod tests {
     async fn goes_through_the_phases_in_time() {
         let drain = Drain::new();
         let watch = drain.watch();
-        let guard = watch.guard();
+        let guard = watch.guard(Inbound);
         let began = Instant::now();
         let owner = tokio::spawn({
             let drain = drain.clone();
@@ -291,7 +348,7 @@ mod tests {
     async fn ends_as_soon_as_the_last_guard_of_any_worker_is_gone() {
         let drain = Drain::new();
         let (one, two) = (drain.watch(), drain.watch());
-        let guards = [one.guard(), one.clone().guard(), two.guard()];
+        let guards = [one.guard(Inbound), one.clone().guard(Outbound), two.guard(Inbound)];
         assert_eq!(drain.live(), 3);
         let began = Instant::now();
         let owner = tokio::spawn({
@@ -309,6 +366,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn outbound_goes_on_while_something_that_came_in_is_worked_on() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let (inbound, outbound) = (watch.guard(Inbound), watch.guard(Outbound));
+        let owner = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.run(LAME_DUCK, DEADLINE).await }
+        });
+        watch.ending(Inbound).await;
+        assert!(tokio::time::timeout(DEADLINE / 2, watch.ending(Outbound)).await.is_err());
+        assert_eq!((watch.is_ending(Inbound), watch.is_ending(Outbound)), (true, false));
+        drop(inbound);
+        watch.ending(Outbound).await;
+        assert_eq!(watch.phase(), Phase::Leaving);
+        drop(outbound);
+        assert_eq!(owner.await.unwrap(), Drained::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn lame_duck_lasts_even_without_a_connection() {
         let drain = Drain::new();
         let began = Instant::now();
@@ -321,7 +397,7 @@ mod tests {
     async fn a_cancelled_run_goes_on_where_it_was() {
         let drain = Drain::new();
         let watch = drain.watch();
-        let _guard = watch.guard();
+        let _guard = watch.guard(Inbound);
         assert!(tokio::time::timeout(LAME_DUCK * 2, drain.run(LAME_DUCK, DEADLINE)).await.is_err());
         assert_eq!(watch.phase(), Phase::Draining);
         let began = Instant::now();
@@ -355,7 +431,7 @@ mod tests {
 
     #[test]
     fn phases_survive_their_number() {
-        for phase in [Phase::Serving, Phase::LameDuck, Phase::Draining, Phase::Deadline] {
+        for phase in [Phase::Serving, Phase::LameDuck, Phase::Draining, Phase::Leaving, Phase::Deadline] {
             assert_eq!(Phase::from_u8(phase as u8), phase);
         }
     }

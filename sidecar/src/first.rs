@@ -1,9 +1,11 @@
 //! Reading a connection's first bytes until they tell what it is, without a stall for protocols in which the server speaks first.
 
 use crate::detect::{DETECT_BYTES_MAX, Detected};
+use crate::drain::Watch;
 use crate::http1::conn::Conn;
+use crate::metrics::Direction;
 use bytes::{Bytes, BytesMut};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -16,6 +18,9 @@ pub const SILENCE: Duration = Duration::from_millis(30);
 /// How long the rest of something that began like HTTP or TLS may take before it passes as opaque bytes.
 const REST: Duration = Duration::from_secs(10);
 
+/// How long a drain lets a connection be silent on which nothing has come yet: what its client sends now may be on its way.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What was learned of a connection's begin.
 #[derive(Debug)]
 pub struct First {
@@ -27,7 +32,14 @@ pub struct First {
     pub ended: bool,
 }
 
-/// Reads until `decide` knows. A client that sends nothing for `silence` is reported as silent; `None`: it may take for ever.
+/// Waits until a connection that has said nothing need not be waited for any more, because this sidecar ends. Cancel safe.
+pub async fn farewell(drain: &Watch, direction: Direction) {
+    drain.ending(direction).await;
+    tokio::time::sleep(FAREWELL).await;
+}
+
+/// Reads until `decide` knows. A client that sends nothing for `silence` is reported as silent; `None`: it may take until `farewell`,
+/// which is an error.
 ///
 /// Not cancel safe: what was read is lost.
 pub async fn read(
@@ -35,7 +47,9 @@ pub async fn read(
     mut bytes: BytesMut,
     silence: Option<Duration>,
     decide: impl Fn(&[u8]) -> Detected,
+    farewell: impl Future<Output = ()>,
 ) -> io::Result<First> {
+    tokio::pin!(farewell);
     let mut deadline = silence.map(|s| Instant::now() + s);
     let mut began = false;
     loop {
@@ -54,7 +68,12 @@ pub async fn read(
                 Err(_) if bytes.is_empty() => return Ok(First { detected: Detected::NeedMore, bytes: Bytes::new(), ended: false }),
                 Err(_) => return Ok(First { detected: Detected::Opaque, bytes: bytes.freeze(), ended: false }),
             },
-            None => tcp.read_buf(&mut bytes).await,
+            // Without a deadline nothing has come yet.
+            None => tokio::select! {
+                biased;
+                read = tcp.read_buf(&mut bytes) => read,
+                () = &mut farewell => return Err(io::ErrorKind::ConnectionAborted.into()),
+            },
         };
         if read? == 0 || bytes.len() >= MAX {
             let ended = bytes.len() < MAX;

@@ -20,6 +20,7 @@ use crate::first::{self, First, Speaker};
 use crate::forward::{self, Copied};
 use crate::http1::conn::Conn;
 use crate::io::{Io, Rewound};
+use crate::metrics::Direction;
 use crate::outbound::http;
 use crate::policy::{InForce, InboundTarget, WorkerInbound};
 use crate::record;
@@ -59,7 +60,9 @@ pub async fn serve(worker: Rc<Worker>, target: Rc<InboundTarget>, mut tcp: TcpSt
         Protocol::Opaque | Protocol::Tls => mesh_or_opaque,
         Protocol::Detect => detect::detect,
     };
-    let Ok(First { detected, bytes, ended }) = first::read(&mut tcp, BytesMut::new(), silence, decide).await else {
+    let Ok(First { detected, bytes, ended }) =
+        first::read(&mut tcp, BytesMut::new(), silence, decide, first::farewell(&worker.drain, Direction::Inbound)).await
+    else {
         return;
     };
     if ended && bytes.is_empty() && silence.is_none() {
@@ -115,7 +118,9 @@ async fn silent(worker: Rc<Worker>, target: Rc<InboundTarget>, policy: Rc<Worker
     record.cancel();
     drop(server);
     let decide = if policy.policy().protocol == Protocol::Detect { detect::detect } else { mesh_or_opaque };
-    if let Ok(First { detected, bytes, ended: _ }) = first::read(&mut tcp, BytesMut::new(), None, decide).await {
+    if let Ok(First { detected, bytes, ended: _ }) =
+        first::read(&mut tcp, BytesMut::new(), None, decide, first::farewell(&worker.drain, Direction::Inbound)).await
+    {
         dispatch(worker, target, policy, detected, Rewound::new(bytes, tcp), address).await;
     }
 }

@@ -20,6 +20,7 @@ use crate::first::{self, First, Speaker};
 use crate::forward::{self, Copied};
 use crate::http1::conn::Conn;
 use crate::io::{Io, Rewound};
+use crate::metrics::Direction;
 use crate::policy::{InForce, OutboundTarget, WorkerOutbound};
 use crate::record;
 use crate::worker::{Open, Worker};
@@ -29,6 +30,7 @@ use heddle_identity::tls::MeshProtocol;
 use heddle_model::{BackendTarget, Protocol};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -51,7 +53,9 @@ pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpS
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => (declared_http, None),
         Protocol::Detect => (detect::detect, Some(first::SILENCE)),
     };
-    let Ok(First { detected, bytes, ended }) = first::read(&mut tcp, BytesMut::new(), silence, decide).await else {
+    let Ok(First { detected, bytes, ended }) =
+        first::read(&mut tcp, BytesMut::new(), silence, decide, first::farewell(&worker.drain, Direction::Outbound)).await
+    else {
         return;
     };
     if ended && bytes.is_empty() && silence.is_none() {
@@ -84,9 +88,11 @@ async fn silent(worker: Rc<Worker>, policy: &WorkerOutbound, target: Rc<Outbound
     };
     if first::speaker(&tcp, &mut server).await == Speaker::Server {
         target.learn_server_first();
-        return copy(&worker, Io::from(tcp), server, record).await;
+        return copy(&worker, policy.policy().tcp_idle, Io::from(tcp), server, record).await;
     }
-    let Ok(First { detected, bytes, ended: _ }) = first::read(&mut tcp, BytesMut::new(), None, detect::detect).await else {
+    let Ok(First { detected, bytes, ended: _ }) =
+        first::read(&mut tcp, BytesMut::new(), None, detect::detect, first::farewell(&worker.drain, Direction::Outbound)).await
+    else {
         return;
     };
     let io = Io::Plain(Rewound::new(bytes, tcp));
@@ -97,7 +103,7 @@ async fn silent(worker: Rc<Worker>, policy: &WorkerOutbound, target: Rc<Outbound
         let client = Rc::new(Client { worker, side: Side::Outbound(target), address, peer: None });
         return http(client, detected, io).await;
     }
-    copy(&worker, io, server, record).await;
+    copy(&worker, policy.policy().tcp_idle, io, server, record).await;
 }
 
 /// What bytes on a port that is declared HTTP are.
@@ -122,7 +128,7 @@ pub async fn http(client: Rc<Client>, detected: Detected, io: Io) {
 async fn refuse(client: &Client, mut tcp: TcpStream, cause: Cause) {
     let reply = client.error(cause, "");
     record::refused(client, &reply);
-    let first = first::read(&mut tcp, BytesMut::new(), Some(first::SILENCE), detect::detect).await;
+    let first = first::read(&mut tcp, BytesMut::new(), Some(first::SILENCE), detect::detect, std::future::pending()).await;
     if let Ok(First { detected: Detected::Http1, .. }) = first {
         let text = format!(
             "HTTP/1.1 {} Refused\r\n{}: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
@@ -145,7 +151,7 @@ async fn opaque(worker: &Rc<Worker>, policy: &WorkerOutbound, tcp: TcpStream, by
     match open(worker, policy, &mut record).await {
         Ok(server) => {
             let server = Conn::new(server, worker.buffers.clone());
-            copy(worker, Io::Plain(Rewound::new(bytes, tcp)), server, record).await;
+            copy(worker, policy.policy().tcp_idle, Io::Plain(Rewound::new(bytes, tcp)), server, record).await;
         }
         Err(cause) => {
             forward::reset(&tcp);
@@ -154,10 +160,10 @@ async fn opaque(worker: &Rc<Worker>, policy: &WorkerOutbound, tcp: TcpStream, by
     }
 }
 
-async fn copy(worker: &Worker, client: Io, mut server: Conn, record: record::Tcp) {
+async fn copy(worker: &Worker, idle: Option<Duration>, client: Io, mut server: Conn, record: record::Tcp) {
     let mut client = Conn::new(client, worker.buffers.clone());
     let copied = tokio::select! {
-        copied = forward::copy(&mut client, &mut server, None, |sent, received| record.passed(sent, received)) => copied,
+        copied = forward::copy(&mut client, &mut server, idle, |sent, received| record.passed(sent, received)) => copied,
         // A drain has waited for it as long as it may.
         () = worker.drain.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
     };

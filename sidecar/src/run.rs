@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::discover::Discovery;
 use crate::drain::{Drain, Drained};
-use crate::metrics;
+use crate::metrics::{self, Direction};
 use crate::policy::{InboundTarget, OutboundTarget};
 use crate::telemetry::{Telemetry, logs};
 use crate::worker::{Seams, Worker};
@@ -109,7 +109,8 @@ fn listeners(config: &Config) -> Result<Vec<Vec<Listener>>, RunError> {
     }
     wanted.extend(config.outbound_intercept.map(|a| (a, "HEDDLE_OUTBOUND_INTERCEPT", Purpose::OutboundIntercept)));
     wanted.extend(config.inbound_intercept.map(|a| (a, "HEDDLE_INBOUND_INTERCEPT", Purpose::InboundIntercept)));
-    for (address, what, _) in &wanted {
+    let addresses = wanted.iter().map(|(address, what, _)| (address, what)).chain([(&config.admin, &"HEDDLE_ADMIN")]);
+    for (address, what) in addresses {
         if accept::is_taken(*address) {
             return Err(RunError::Listen { address: *address, what, source: io::ErrorKind::AddrInUse.into() });
         }
@@ -276,15 +277,21 @@ async fn accept_for(worker: Rc<Worker>, listener: TcpListener, purpose: Purpose)
     match purpose {
         Purpose::Outbound(target) => {
             let target = outbound_target(&worker, &target);
-            accept::run(worker, listener, move |tcp, from, open| outbound::serve(w.clone(), target.clone(), tcp, from, open)).await;
+            accept::run(worker, listener, Direction::Outbound, move |tcp, from, open| {
+                outbound::serve(w.clone(), target.clone(), tcp, from, open)
+            })
+            .await;
         }
         Purpose::Inbound(port, app) => {
             let target = inbound_target(&worker, port, app);
-            accept::run(worker, listener, move |tcp, from, open| inbound::serve(w.clone(), target.clone(), tcp, from, open)).await;
+            accept::run(worker, listener, Direction::Inbound, move |tcp, from, open| {
+                inbound::serve(w.clone(), target.clone(), tcp, from, open)
+            })
+            .await;
         }
         Purpose::OutboundIntercept => {
             let mut targets: HashMap<SocketAddr, Weak<OutboundTarget>> = HashMap::new();
-            accept::run(worker, listener, move |tcp, from, open| {
+            accept::run(worker, listener, Direction::Outbound, move |tcp, from, open| {
                 let target = original_dst::original_dst(&tcp).ok().flatten().map(|to| {
                     let known = targets.get(&to).and_then(Weak::upgrade);
                     known.unwrap_or_else(|| {
@@ -306,7 +313,7 @@ async fn accept_for(worker: Rc<Worker>, listener: TcpListener, purpose: Purpose)
         }
         Purpose::InboundIntercept => {
             let mut targets: HashMap<SocketAddr, Weak<InboundTarget>> = HashMap::new();
-            accept::run(worker, listener, move |tcp, from, open| {
+            accept::run(worker, listener, Direction::Inbound, move |tcp, from, open| {
                 let target = original_dst::original_dst(&tcp).ok().flatten().map(|to| {
                     let known = targets.get(&to).and_then(Weak::upgrade);
                     known.unwrap_or_else(|| {

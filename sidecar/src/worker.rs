@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::connect::Connections;
 use crate::discover::Discovery;
 use crate::drain;
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
 use crate::policy::Backends;
 use crate::telemetry::SpanSink;
 use heddle_identity::tls::TlsContext;
@@ -128,12 +128,12 @@ impl Worker {
     }
 
     /// Counts an open client connection until the guard drops; `None`: the limit is reached.
-    pub fn admit(self: &Rc<Self>) -> Option<Open> {
+    pub fn admit(self: &Rc<Self>, direction: Direction) -> Option<Open> {
         if self.open.get() >= CONNECTIONS_MAX {
             return None;
         }
         self.open.set(self.open.get() + 1);
-        Some(Open { worker: self.clone(), _guard: self.drain.guard() })
+        Some(Open { worker: self.clone(), _guard: self.drain.guard(direction) })
     }
 
     /// A place for one more copy of a request; `None`: too many are under way.

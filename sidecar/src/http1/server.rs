@@ -7,15 +7,15 @@ use super::body::BodyScanner;
 use super::conn::{Conn, Pump, PumpError, Replay};
 use super::head::{HeadError, RequestHead, ResponseHead};
 use crate::cause::Cause;
+use crate::clock::{Clock, Expired};
 use crate::connect;
-use crate::drain::Phase;
 use crate::exchange::{Attempt, Client, Exchange};
 use crate::forward;
 use crate::io::Io;
 use crate::message::{Reply, RequestEdit, ResponseEdit};
 use bytes::Bytes;
 use heddle_model::RequestView;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -48,12 +48,17 @@ enum Next {
 /// Not cancel safe: dropping it cuts the connection, and what is in flight is recorded as given up.
 pub async fn serve(client: Rc<Client>, io: Io) {
     let buffers = client.worker.buffers.clone();
+    let ending = {
+        let client = client.clone();
+        Box::pin(async move { client.ending().await })
+    };
     let mut session = Session {
         conn: Conn::new(io, buffers),
         head: RequestHead::default(),
         response: ResponseHead::default(),
         replay: Replay::default(),
         limit: client.header_limit(),
+        ending,
         client,
     };
     loop {
@@ -82,6 +87,8 @@ struct Session {
     response: ResponseHead,
     replay: Replay,
     limit: usize,
+    /// When this sidecar ends such connections; made once, because a wait that is begun anew for each request costs locks.
+    ending: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl Session {
@@ -132,17 +139,13 @@ impl Session {
 
     /// Waits for the first bytes of a request; `false`: the client ended, or this sidecar does.
     async fn idle(&mut self) -> bool {
-        if self.client.worker.drain.phase() >= Phase::Draining {
-            return false;
-        }
-        let conn = &mut self.conn;
-        let draining = self.client.worker.drain.draining();
-        tokio::pin!(draining);
+        let Self { conn, ending, .. } = self;
         poll_fn(|cx| {
+            // What is here is served, also when this sidecar ends: the client cannot know whether it was.
             if let Poll::Ready(filled) = conn.poll_fill(cx) {
                 return Poll::Ready(matches!(filled, Ok(n) if n > 0));
             }
-            draining.as_mut().poll(cx).map(|_| false)
+            ending.as_mut().poll(cx).map(|()| false)
         })
         .await
     }
@@ -217,7 +220,7 @@ impl Session {
             if let Some(sent) = self.replay.bytes() {
                 upstream.output().extend_from_slice(sent);
             }
-            let outcome = self.await_response(&mut upstream, &mut request, attempt.deadline).await;
+            let outcome = self.await_response(&mut upstream, &mut request, &attempt).await;
             match self.judge(&mut exchange, attempt, &request, outcome, reused, upstream).await {
                 Judged::Done(reply) => return self.reply(exchange, *reply, &mut request).await,
                 Judged::Gone => return Next::Abort,
@@ -266,7 +269,7 @@ impl Session {
                 return Judged::Gone;
             }
             Failure::Request(_) => Cause::BadRequest,
-            Failure::Timeout => exchange.timed_out(),
+            Failure::Timeout(expired) => exchange.timed_out(*expired),
             Failure::Closed { .. } => Cause::Reset,
             Failure::Head(_) => Cause::UpstreamProtocol,
             Failure::HeadTooLarge => Cause::ResponseHeaderTooLarge,
@@ -289,17 +292,15 @@ impl Session {
     }
 
     /// Sends the request until the response's final head is here; interim responses pass on their way.
-    async fn await_response(&mut self, upstream: &mut Conn, request: &mut Pump, deadline: Option<Instant>) -> Result<(), Failure> {
+    async fn await_response(&mut self, upstream: &mut Conn, request: &mut Pump, attempt: &Attempt) -> Result<(), Failure> {
         let Self { conn, head, response, replay, limit, .. } = self;
         let (to_head, to_connect) = (head.method() == "HEAD", head.is_connect());
         let interim_allowed = head.version() == 1;
-        let mut timer = deadline.map(|d| Box::pin(sleep_until(d)));
+        let mut clock = Clock::new(attempt.deadline, attempt.idle);
         let mut sending = true;
         poll_fn(|cx| {
-            if let Some(timer) = &mut timer
-                && timer.as_mut().poll(cx).is_ready()
-            {
-                return Poll::Ready(Err(Failure::Timeout));
+            if let Some(expired) = clock.poll(cx, request.moved) {
+                return Poll::Ready(Err(Failure::Timeout(expired)));
             }
             if sending {
                 match request.poll(cx, conn, upstream, Some(replay)) {
@@ -332,7 +333,7 @@ impl Session {
         exchange.edit_response(&mut self.response);
         let status = self.response.status();
         let tunnel = (status == 101 && self.head.upgrades()) || (self.head.is_connect() && (200..300).contains(&status));
-        let draining = self.client.worker.drain.phase() >= Phase::Draining;
+        let draining = self.client.is_ending();
         let until_close = self.response.framing() == super::body::Framing::UntilClose;
         let mut close = !self.head.keeps_alive() || until_close || draining;
         self.response.write(self.conn.output(), close && !tunnel, self.head.version());
@@ -345,7 +346,7 @@ impl Session {
         if !keeps_mirrors {
             self.replay.seal();
         }
-        let ended = self.relay(&mut upstream, &mut request, &mut response, attempt.deadline).await;
+        let ended = self.relay(&mut upstream, &mut request, &mut response, &attempt).await;
         let bytes = (request.moved, response.moved);
         let request_done = request.is_done();
         let (cause, next) = match ended {
@@ -372,21 +373,15 @@ impl Session {
     }
 
     /// Moves both bodies to their ends.
-    async fn relay(
-        &mut self,
-        upstream: &mut Conn,
-        request: &mut Pump,
-        response: &mut Pump,
-        deadline: Option<Instant>,
-    ) -> Result<(), Cause> {
+    async fn relay(&mut self, upstream: &mut Conn, request: &mut Pump, response: &mut Pump, attempt: &Attempt) -> Result<(), Cause> {
         let Self { conn, replay, .. } = self;
-        let mut timer = deadline.map(|d| Box::pin(sleep_until(d)));
+        let mut clock = Clock::new(attempt.deadline, attempt.idle);
         let mut sending = !request.is_done();
         poll_fn(|cx| {
-            if let Some(timer) = &mut timer
-                && timer.as_mut().poll(cx).is_ready()
-            {
-                return Poll::Ready(Err(Cause::RequestTimeout));
+            match clock.poll(cx, request.moved + response.moved) {
+                Some(Expired::Deadline) => return Poll::Ready(Err(Cause::RequestTimeout)),
+                Some(Expired::Idle) => return Poll::Ready(Err(Cause::IdleTimeout)),
+                None => {}
             }
             if sending {
                 match request.poll(cx, conn, upstream, Some(replay)) {
@@ -435,8 +430,7 @@ impl Session {
     async fn reply(&mut self, exchange: Exchange, reply: Reply, request: &mut Pump) -> Next {
         // A body that is here already must not cost the client its connection.
         let request_read = request.discard(&mut self.conn);
-        let close =
-            reply.cause.answer().close || !self.head.keeps_alive() || !request_read || self.client.worker.drain.phase() >= Phase::Draining;
+        let close = reply.cause.answer().close || !self.head.keeps_alive() || !request_read || self.client.is_ending();
         self.write_reply(&reply, close, self.head.method() == "HEAD");
         let conn = &mut self.conn;
         let flushed = poll_fn(|cx| conn.poll_flush(cx)).await;
@@ -519,7 +513,7 @@ enum Failure {
     #[error("{0}")]
     Request(String),
     #[error("no response in time")]
-    Timeout,
+    Timeout(Expired),
     /// `silent`: not a byte of a response came.
     #[error("{}", if *.silent { "the connection ended without a response" } else { "the connection ended within the response's head" })]
     Closed { silent: bool },
