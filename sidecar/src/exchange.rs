@@ -7,7 +7,7 @@ use crate::authorize::{Permit, authorize};
 use crate::balance::Picked;
 use crate::cause::Cause;
 use crate::clock::Expired;
-use crate::connect::Peer;
+use crate::connect::{ConnectError, Peer};
 use crate::filter;
 use crate::message::{Reply, RequestEdit, ResponseEdit, edit_response, trace_headers};
 use crate::metrics::{Direction, ExchangeMetrics};
@@ -100,6 +100,11 @@ impl Client {
         self.worker.drain.ending(self.direction()).await;
     }
 
+    /// Bytes of one header section that a peer may answer with, counted as [`Client::header_limit`].
+    pub fn response_limit(&self, peer: &Peer) -> usize {
+        self.worker.config.header_limit + if peer.identity.is_some() { SIDECAR_HEADER_BYTES } else { 0 }
+    }
+
     /// An answer of the table, with the place in it.
     pub fn error(&self, cause: Cause, detail: &str) -> Reply {
         Reply::error(cause, &self.place(), detail)
@@ -156,6 +161,13 @@ impl Attempt {
     pub fn failed(&mut self) {
         if let Some(picked) = &mut self.picked {
             picked.failed(Instant::now());
+        }
+    }
+
+    /// The client gave up before there was a response.
+    pub fn given_up(&mut self) {
+        if let Some(picked) = &mut self.picked {
+            picked.given_up(Instant::now());
         }
     }
 
@@ -416,15 +428,16 @@ impl Exchange {
             request.set(name, value.as_bytes());
         }
         let limit = self.matched_rule().and_then(|r| r.timeouts.attempt).map(|t| now + t);
+        let deadline = match (limit, self.deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        };
         let config = backend.config();
         Ok(Attempt {
             peer,
-            connect_timeout: config.connect_timeout,
+            connect_timeout: deadline.map_or(config.connect_timeout, |d| config.connect_timeout.min(d.saturating_duration_since(now))),
             idle_timeout: config.http1_idle_timeout,
-            deadline: match (limit, self.deadline) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (one, other) => one.or(other),
-            },
+            deadline,
             idle: self.matched_rule().and_then(|r| r.timeouts.idle),
             picked: Some(picked),
             span,
@@ -448,6 +461,21 @@ impl Exchange {
         }
         handle.start();
         self.metrics = Some(handle);
+    }
+
+    /// Notes that no connection came about, and says why: by the endpoint's fault, or because the exchange has no more time for it.
+    pub fn connect_failed(&self, attempt: &mut Attempt, error: &ConnectError) -> Cause {
+        if attempt.deadline.is_some_and(|d| d <= Instant::now()) {
+            attempt.given_up();
+            return self.timed_out(Expired::Deadline);
+        }
+        attempt.connect_failed();
+        error.cause()
+    }
+
+    /// Whether a request may be processed twice: its method is idempotent (RFC 9110 §9.2.2), or the policy says so.
+    pub fn is_repeatable(&self, request: &impl RequestEdit) -> bool {
+        self.repeatable || RetryPolicy::default().allows(request.method())
     }
 
     /// Which timeout it is that ran out: the idle one, the whole request's, or the attempt's.

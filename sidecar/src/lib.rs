@@ -6,7 +6,7 @@
 //! accept original_dst first detect tls    its begin
 //! http1/ http2/ exchange filter message   requests
 //! policy authorize balance budget         decisions
-//! connect pool forward                    bytes
+//! connect pool forward clock              bytes
 //! record cause metrics access_log trace telemetry    what is told of it
 //! config credentials discover drain admin worker     the process around it
 //! ```
@@ -19,6 +19,7 @@ pub mod balance;
 pub mod budget;
 pub mod buffer;
 pub mod cause;
+pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod credentials;

@@ -53,8 +53,9 @@ pub fn exchange(exchange: &Exchange, request: Option<&dyn Described>, status: u1
     let now = Instant::now();
     let duration = now.duration_since(exchange.started);
     let worker = &exchange.client.worker;
+    let counted = exchange.grpc.map_or(status, http_status_of_grpc);
     match &exchange.metrics {
-        Some(metrics) => metrics.finish(status, cause, duration, bytes.0, bytes.1),
+        Some(metrics) => metrics.finish(counted, cause, duration, bytes.0, bytes.1),
         None => {
             // It ended before an endpoint was chosen.
             let handle = match &exchange.leg {
@@ -62,7 +63,7 @@ pub fn exchange(exchange: &Exchange, request: Option<&dyn Described>, status: u1
                 Leg::Inbound(policy, ..) => policy.handle(exchange.client.peer.is_some()),
             };
             handle.start();
-            handle.finish(status, cause, duration, bytes.0, bytes.1);
+            handle.finish(counted, cause, duration, bytes.0, bytes.1);
         }
     }
     if exchange.trace.sampled && worker.spans.is_active() {
@@ -136,6 +137,24 @@ fn direction_name(side: &Side) -> &'static str {
     }
 }
 
+/// The HTTP status that says the same as a gRPC status (`google.rpc.Code`), so that a failed call is no success in metrics.
+fn http_status_of_grpc(status: u32) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// Nanoseconds since 1970 of a moment so long ago.
 fn unix_nanos(ago: Duration) -> u64 {
     #[expect(clippy::disallowed_methods, reason = "spans carry wall time; the only place that makes it")]
@@ -155,6 +174,7 @@ fn attributes(exchange: &Exchange, request: Option<&dyn Described>, status: u16,
     SpanAttributes {
         method: request.map(|r| Cow::Owned(r.described_method().to_owned())),
         status_code: Some(status),
+        grpc_status: exchange.grpc,
         path: request.map(|r| r.described_path().to_owned()),
         server_address: request.and_then(|r| r.described_authority()).map(str::to_owned),
         direction: Some(direction_name(&exchange.client.side)),
@@ -181,7 +201,7 @@ fn leg_span(exchange: &Exchange, request: Option<&dyn Described>, status: u16, c
         start_unix_nanos: end.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
         end_unix_nanos: end,
         attributes: attributes(exchange, request, status, cause),
-        status: status_of(status, cause, inbound),
+        status: status_of(exchange.grpc.map_or(status, http_status_of_grpc), cause, inbound),
     }
 }
 

@@ -96,7 +96,7 @@ fn inbound_view(resolved: &ResolvedInbound) -> Value {
 
 fn outbound_view(resolved: &ResolvedOutbound) -> Value {
     let ResolvedOutbound { policy, version: _, endpoints } = resolved;
-    let OutboundPolicy { service, protocol, backends, http, tcp, tcp_source } = policy;
+    let OutboundPolicy { service, protocol, backends, http, tcp, tcp_source, tcp_idle } = policy;
     json!({
         "service": service.as_ref().map(ToString::to_string),
         "protocol": format!("{protocol:?}"),
@@ -105,6 +105,7 @@ fn outbound_view(resolved: &ResolvedOutbound) -> Value {
         "rules": http.rules().iter().map(|rule| rule_view(rule, backends)).collect::<Vec<_>>(),
         "tcp": route_backends(tcp, backends),
         "tcpSource": source(tcp_source.as_ref()),
+        "tcpIdle": tcp_idle.map(|d| format!("{d:?}")),
     })
 }
 

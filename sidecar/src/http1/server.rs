@@ -3,9 +3,10 @@
 //! One task moves the bytes of both legs, so that a request wakes nobody else. A body goes on in either direction while the other
 //! still moves: early responses, long polls and streams of events need no special treatment.
 
-use super::body::BodyScanner;
+use super::body::{BodyError, BodyScanner};
 use super::conn::{Conn, Pump, PumpError, Replay};
 use super::head::{HeadError, RequestHead, ResponseHead};
+use crate::buffer::BUFFER_BYTES;
 use crate::cause::Cause;
 use crate::clock::{Clock, Expired};
 use crate::connect;
@@ -18,7 +19,7 @@ use heddle_model::RequestView;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -26,6 +27,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client that is told an error may go on sending before the connection is cut.
 const LINGER: Duration = Duration::from_secs(1);
+/// A connection that was kept and ends so soon after a request was written on it was ended before it came: by an idle timeout or a
+/// restart. Later, its server may have been at work.
+const RACE: Duration = Duration::from_millis(100);
 /// Memory for heads that a connection keeps between requests.
 const HEAD_KEPT_BYTES: usize = 8 * 1024;
 
@@ -40,7 +44,7 @@ enum Next {
     /// It is cut at once: what was sent is no whole response.
     Abort,
     /// Bytes follow in both directions.
-    Tunnel(Box<(Conn, Exchange)>),
+    Tunnel(Box<(Conn, Exchange, Attempt)>),
 }
 
 /// Serves HTTP/1 on a connection until it ends.
@@ -65,16 +69,20 @@ pub async fn serve(client: Rc<Client>, io: Io) {
         let next = match session.read_head().await {
             Ok(true) => session.exchange().await,
             Ok(false) => Next::Close,
-            Err(reply) => session.refuse(&reply).await,
+            Err(reply) => session.refuse(&reply, false).await,
         };
         match next {
             Next::Request => {}
-            Next::Close => break session.close().await,
+            Next::Close if session.conn.input.is_empty() => break session.close().await,
+            // What nobody will read would make the close a reset, which could destroy the last response.
+            Next::Close => break session.linger().await,
             Next::Linger => break session.linger().await,
             Next::Abort => break session.abort(),
             Next::Tunnel(tunnel) => {
-                let (upstream, exchange) = *tunnel;
-                break forward::tunnel(session.conn, upstream, exchange, &session.head).await;
+                let (upstream, exchange, attempt) = *tunnel;
+                forward::tunnel(session.conn, upstream, exchange, &session.head).await;
+                // Until now the endpoint had it in flight.
+                break drop(attempt);
             }
         }
     }
@@ -104,19 +112,24 @@ impl Session {
             }
         }
         let mut deadline: Option<Pin<Box<Sleep>>> = None;
+        let mut tried = 0;
         loop {
             // Empty lines before a request are skipped (RFC 9112 §2.2).
             let empty = self.conn.input.data().iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
             self.conn.input.consume(empty);
-            let parsed = self.head.parse(self.conn.input.data());
-            match parsed {
-                Ok(Some(len)) if len <= self.limit => {
-                    self.conn.input.consume(len);
-                    return Ok(true);
+            if is_ripe(self.conn.input.data(), tried) {
+                match self.head.parse(self.conn.input.data()) {
+                    Ok(Some(len)) if len <= self.limit => {
+                        self.conn.input.consume(len);
+                        return Ok(true);
+                    }
+                    Ok(None) => tried = self.conn.input.len(),
+                    Ok(Some(_)) => return Err(Box::new(self.too_large())),
+                    Err(error) => return Err(Box::new(self.bad_request(error))),
                 }
-                Ok(None) if self.conn.input.len() <= self.limit => {}
-                Ok(_) => return Err(Box::new(self.too_large())),
-                Err(error) => return Err(Box::new(self.bad_request(error))),
+            }
+            if self.conn.input.len() > self.limit {
+                return Err(Box::new(self.too_large()));
             }
             if self.conn.input.is_full() && !self.conn.input.grow(self.limit + 1) {
                 return Err(Box::new(self.too_large()));
@@ -132,7 +145,11 @@ impl Session {
             match filled.await {
                 Some(Ok(n)) if n > 0 => {}
                 Some(Ok(_) | Err(_)) => return Ok(false),
-                None => return Err(Box::new(self.client.error(Cause::BadRequest, "the request's head did not arrive within 30 s"))),
+                None => {
+                    let mut reply = self.client.error(Cause::BadRequest, "the request's head did not arrive within 30 s");
+                    reply.status = 408;
+                    return Err(Box::new(reply));
+                }
             }
         }
     }
@@ -166,9 +183,9 @@ impl Session {
     }
 
     /// Answers what is no request.
-    async fn refuse(&mut self, reply: &Reply) -> Next {
+    async fn refuse(&mut self, reply: &Reply, to_head: bool) -> Next {
         crate::record::refused(&self.client, reply);
-        self.write_reply(reply, true, false);
+        self.write_reply(reply, true, to_head);
         let conn = &mut self.conn;
         match poll_fn(|cx| conn.poll_flush(cx)).await {
             Ok(()) => Next::Linger,
@@ -180,7 +197,7 @@ impl Session {
         let client = self.client.clone();
         let leg = match client.leg().await {
             Ok(leg) => leg,
-            Err(reply) => return self.refuse(&reply).await,
+            Err(reply) => return self.refuse(&reply, self.head.method() == "HEAD").await,
         };
         let mut exchange = Exchange::begin(client, leg, &mut self.head);
         let mut request = Pump::new(BodyScanner::new(self.head.framing(), self.limit));
@@ -198,8 +215,7 @@ impl Session {
             let (mut upstream, reused) = match connected {
                 Ok(connected) => connected,
                 Err(error) => {
-                    attempt.connect_failed();
-                    let cause = error.cause();
+                    let cause = exchange.connect_failed(&mut attempt, &error);
                     exchange.attempt_ended(&attempt, &self.head, None, cause);
                     let replayable = self.replay.bytes().is_some();
                     match exchange.retry_failure(cause, true, replayable) {
@@ -265,26 +281,31 @@ impl Session {
         };
         let cause = match &failure {
             Failure::ClientGone => {
+                attempt.given_up();
                 exchange.attempt_ended(&attempt, &self.head, None, Cause::ClientGone);
                 return Judged::Gone;
             }
-            Failure::Request(_) => Cause::BadRequest,
+            Failure::Request(BodyError::TrailersTooLarge(_)) => Cause::HeaderTooLarge,
+            Failure::Request(BodyError::Chunk(_)) => Cause::BadRequest,
             Failure::Timeout(expired) => exchange.timed_out(*expired),
             Failure::Closed { .. } => Cause::Reset,
             Failure::Head(_) => Cause::UpstreamProtocol,
-            Failure::HeadTooLarge => Cause::ResponseHeaderTooLarge,
+            Failure::HeadTooLarge(_) => Cause::ResponseHeaderTooLarge,
         };
         exchange.attempt_ended(&attempt, &self.head, None, cause);
         let silent = matches!(failure, Failure::Closed { silent: true });
-        if silent && reused && replayable {
+        let raced = exchange.is_repeatable(&self.head) || attempt.begun.elapsed() < RACE;
+        if silent && reused && replayable && raced {
             // The server closed an idle connection just as the request came: it never saw it (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
             exchange.client.worker.metrics.reuse_race_replayed();
             exchange.forget_attempt();
             return Judged::Again { fresh: true, delay: Duration::ZERO };
         }
+        if let Failure::Request(error) = failure {
+            return Judged::Done(Box::new(exchange.client.error(cause, &error.to_string())));
+        }
         attempt.failed();
-        if !matches!(failure, Failure::Request(_))
-            && let Some(delay) = exchange.retry_failure(cause, false, replayable)
+        if let Some(delay) = exchange.retry_failure(cause, false, replayable)
         {
             return Judged::Again { fresh: false, delay };
         }
@@ -293,9 +314,11 @@ impl Session {
 
     /// Sends the request until the response's final head is here; interim responses pass on their way.
     async fn await_response(&mut self, upstream: &mut Conn, request: &mut Pump, attempt: &Attempt) -> Result<(), Failure> {
-        let Self { conn, head, response, replay, limit, .. } = self;
-        let (to_head, to_connect) = (head.method() == "HEAD", head.is_connect());
-        let interim_allowed = head.version() == 1;
+        let Self { conn, head, response, replay, client, .. } = self;
+        let limit = client.response_limit(&attempt.peer);
+        let kind = (head.method() == "HEAD", head.is_connect());
+        // Of the response's head: whether anything of it came, and bytes that were parsed in vain.
+        let (mut heard, mut tried) = (false, 0);
         let mut clock = Clock::new(attempt.deadline, attempt.idle);
         let mut sending = true;
         poll_fn(|cx| {
@@ -308,22 +331,36 @@ impl Session {
                     Poll::Ready(Ok(())) => sending = false,
                     // What the endpoint refuses to read may still be answered.
                     Poll::Ready(Err(PumpError::Write(_))) => sending = false,
-                    Poll::Ready(Err(PumpError::Body(error))) => return Poll::Ready(Err(Failure::Request(error.to_string()))),
+                    Poll::Ready(Err(PumpError::Body(error))) => return Poll::Ready(Err(Failure::Request(error))),
                     Poll::Ready(Err(PumpError::Read(_) | PumpError::Truncated)) => return Poll::Ready(Err(Failure::ClientGone)),
                 }
             }
-            if !sending && gone(conn, cx) {
+            if !sending && follow(conn, upstream, cx) {
                 return Poll::Ready(Err(Failure::ClientGone));
             }
-            let polled = read_response(cx, upstream, response, *limit, (to_head, to_connect), |interim| {
-                if interim_allowed {
-                    interim.write(conn.output(), false, 1);
+            loop {
+                // Interim responses must not pile up for a client that does not read.
+                if conn.output().len() > BUFFER_BYTES && ready!(conn.poll_flush(cx)).is_err() {
+                    return Poll::Ready(Err(Failure::ClientGone));
                 }
-            });
-            if polled.is_pending() && !conn.is_flushed() && matches!(conn.poll_flush(cx), Poll::Ready(Err(_))) {
-                return Poll::Ready(Err(Failure::ClientGone));
+                match read_response(cx, upstream, response, limit, kind, &mut tried) {
+                    Poll::Ready(Ok(())) if response.status() == 101 && !head.upgrades() => {
+                        return Poll::Ready(Err(Failure::Head(HeadError::Malformed("a switch of protocols that nobody asked for"))));
+                    }
+                    Poll::Ready(Ok(())) if (100..200).contains(&response.status()) && response.status() != 101 => {
+                        (heard, tried) = (true, 0);
+                        if head.version() == 1 {
+                            response.write(conn.output(), false, 1);
+                        }
+                    }
+                    Poll::Ready(Err(Failure::Closed { silent })) => return Poll::Ready(Err(Failure::Closed { silent: silent && !heard })),
+                    Poll::Ready(read) => return Poll::Ready(read),
+                    Poll::Pending if !conn.is_flushed() && matches!(conn.poll_flush(cx), Poll::Ready(Err(_))) => {
+                        return Poll::Ready(Err(Failure::ClientGone));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
             }
-            polled
         })
         .await
     }
@@ -335,13 +372,16 @@ impl Session {
         let tunnel = (status == 101 && self.head.upgrades()) || (self.head.is_connect() && (200..300).contains(&status));
         let draining = self.client.is_ending();
         let until_close = self.response.framing() == super::body::Framing::UntilClose;
-        let mut close = !self.head.keeps_alive() || until_close || draining;
+        // What a client sent ahead of a refused CONNECT is for the other end of the tunnel, and no request.
+        let ahead = self.head.is_connect() && !tunnel && !self.conn.input.is_empty();
+        let mut close = !self.head.keeps_alive() || until_close || draining || ahead;
         self.response.write(self.conn.output(), close && !tunnel, self.head.version());
         if tunnel {
             exchange.attempt_ended(&attempt, &self.head, Some(status), Cause::None);
-            return Next::Tunnel(Box::new((upstream, exchange)));
+            return Next::Tunnel(Box::new((upstream, exchange, attempt)));
         }
-        let mut response = Pump::new(BodyScanner::new(self.response.framing(), self.limit));
+        let limit = self.client.response_limit(&attempt.peer);
+        let mut response = Pump::new(BodyScanner::new(self.response.framing(), limit));
         let keeps_mirrors = !exchange.mirrors.is_empty();
         if !keeps_mirrors {
             self.replay.seal();
@@ -390,7 +430,7 @@ impl Session {
                     Poll::Ready(Err(PumpError::Body(_))) => return Poll::Ready(Err(Cause::BadRequest)),
                     Poll::Ready(Err(PumpError::Read(_) | PumpError::Truncated)) => return Poll::Ready(Err(Cause::ClientGone)),
                 }
-            } else if !response.is_done() && gone(conn, cx) {
+            } else if !response.is_done() && follow(conn, upstream, cx) {
                 return Poll::Ready(Err(Cause::ClientGone));
             }
             match response.poll(cx, upstream, conn, None) {
@@ -510,8 +550,8 @@ enum Judged {
 enum Failure {
     #[error("the client went away")]
     ClientGone,
-    #[error("{0}")]
-    Request(String),
+    #[error(transparent)]
+    Request(BodyError),
     #[error("no response in time")]
     Timeout(Expired),
     /// `silent`: not a byte of a response came.
@@ -519,45 +559,54 @@ enum Failure {
     Closed { silent: bool },
     #[error("the response is malformed: {0}")]
     Head(HeadError),
-    #[error("the response's head exceeds the limit")]
-    HeadTooLarge,
+    #[error("the limit is {0} bytes (HEDDLE_HEADER_LIMIT)")]
+    HeadTooLarge(usize),
 }
 
-/// Whether the client's connection has failed. That it has ended its own side is no failure: it may still read.
-fn gone(conn: &mut Conn, cx: &mut Context<'_>) -> bool {
-    if conn.ended || conn.input.is_full() {
-        return false;
+/// Watches a client that has sent its request; whether its connection has failed.
+///
+/// That it has ended its own side is no failure: it may still read, as an HTTP/1.0 client may, or it may be gone, which nobody can tell
+/// before something is written to it. The endpoint is told the same, as it would be without proxies between: a server that gives up a
+/// long poll when its client leaves does so here too.
+fn follow(conn: &mut Conn, upstream: &mut Conn, cx: &mut Context<'_>) -> bool {
+    // Until there is nothing to read: only then the task is woken for what comes.
+    while !conn.ended && !conn.input.is_full() {
+        match conn.poll_fill(cx) {
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(_)) => return true,
+            Poll::Pending => break,
+        }
     }
-    matches!(conn.poll_fill(cx), Poll::Ready(Err(_)))
+    if conn.ended && conn.input.is_empty() {
+        // An endpoint that cannot be told has failed, which reading from it shows.
+        let _told = upstream.poll_finish(cx);
+    }
+    false
 }
 
-/// Reads until a final response's head is parsed and consumed. Interim responses go to `interim`.
+/// Reads until a response's head is parsed and consumed: an interim one, or the final one. `tried`: bytes that were parsed in vain.
 fn read_response(
     cx: &mut Context<'_>,
     upstream: &mut Conn,
     response: &mut ResponseHead,
     limit: usize,
     (to_head, to_connect): (bool, bool),
-    mut interim: impl FnMut(&ResponseHead),
+    tried: &mut usize,
 ) -> Poll<Result<(), Failure>> {
     loop {
-        if !upstream.input.is_empty() {
+        if !upstream.input.is_empty() && is_ripe(upstream.input.data(), *tried) {
             match response.parse(upstream.input.data(), to_head, to_connect) {
                 Ok(Some(len)) if len <= limit => {
                     upstream.input.consume(len);
-                    if (100..200).contains(&response.status()) && response.status() != 101 {
-                        interim(response);
-                        continue;
-                    }
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) if upstream.input.len() <= limit => {}
-                Ok(_) => return Poll::Ready(Err(Failure::HeadTooLarge)),
+                Ok(None) => *tried = upstream.input.len(),
+                Ok(Some(_)) => return Poll::Ready(Err(Failure::HeadTooLarge(limit))),
                 Err(error) => return Poll::Ready(Err(Failure::Head(error))),
             }
         }
-        if upstream.input.is_full() && !upstream.input.grow(limit + 1) {
-            return Poll::Ready(Err(Failure::HeadTooLarge));
+        if upstream.input.len() > limit || (upstream.input.is_full() && !upstream.input.grow(limit + 1)) {
+            return Poll::Ready(Err(Failure::HeadTooLarge(limit)));
         }
         match upstream.poll_fill(cx) {
             Poll::Ready(Ok(n)) if n > 0 => {}
@@ -565,6 +614,13 @@ fn read_response(
             Poll::Pending => return Poll::Pending,
         }
     }
+}
+
+/// Whether it is worth while to parse a head again of which `tried` bytes were too few: its end may have come, or as much again. A peer
+/// that sends a large head byte by byte must not make each byte cost a parse of all of them.
+fn is_ripe(data: &[u8], tried: usize) -> bool {
+    let fresh = &data[tried.saturating_sub(3).min(data.len())..];
+    data.len() >= 2 * tried || fresh.windows(2).any(|w| w == b"\n\n") || fresh.windows(3).any(|w| w == b"\n\r\n")
 }
 
 impl RequestEdit for RequestHead {

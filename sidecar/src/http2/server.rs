@@ -5,7 +5,7 @@ use super::pump::{self, PumpError, Replay, Sink, Source};
 use super::{CONNECTION_WINDOW, HEADER_SLACK, STREAM_WINDOW, STREAMS_MAX, client};
 use crate::cause::Cause;
 use crate::clock::{Clock, Expired};
-use crate::exchange::{Attempt, Client, Exchange, SIDECAR_HEADER_BYTES};
+use crate::exchange::{Attempt, Client, Exchange};
 use crate::io::Io;
 use crate::message::{Reply, RequestEdit};
 use bytes::Bytes;
@@ -164,8 +164,7 @@ async fn forward(
         let mut lease = match client::get(&worker, &attempt.peer, attempt.connect_timeout).await {
             Ok(lease) => lease,
             Err(error) => {
-                attempt.connect_failed();
-                let cause = error.cause();
+                let cause = exchange.connect_failed(&mut attempt, &error);
                 exchange.attempt_ended(&attempt, head, None, cause);
                 match exchange.retry_failure(cause, true, replay.chunks().is_some()) {
                     Some(delay) => {
@@ -202,7 +201,10 @@ async fn forward(
             }
             Err(failure) => failure,
         };
-        attempt.failed();
+        match &failure {
+            Failure::ClientReset(_) => attempt.given_up(),
+            Failure::Timeout(_) | Failure::Upstream { .. } => attempt.failed(),
+        }
         if let Some(delay) = judge(exchange, &attempt, head, &failure, &replay)? {
             drop(attempt);
             if !delay.is_zero() {
@@ -329,7 +331,7 @@ async fn relay(
     mut response: Response,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Done, Ended> {
-    let limit = exchange.client.worker.config.header_limit + if attempt.peer.identity.is_some() { SIDECAR_HEADER_BYTES } else { 0 };
+    let limit = exchange.client.response_limit(&attempt.peer);
     if header_size(&response.parts.headers) > limit {
         let detail = format!("the limit is {limit} bytes (HEDDLE_HEADER_LIMIT)");
         return Err(Ended::Reply(Box::new(exchange.client.error(Cause::ResponseHeaderTooLarge, &detail))));

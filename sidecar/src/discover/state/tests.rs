@@ -64,6 +64,7 @@ fn policy(backends: &[&str]) -> OutboundPolicy {
         http: RouteTable::default(),
         tcp: Vec::new(),
         tcp_source: None,
+        tcp_idle: None,
     }
 }
 
