@@ -26,7 +26,7 @@ pub enum BodyError {
     #[error("malformed chunked coding: {0}")]
     Chunk(&'static str),
     /// The trailers exceed the limit for headers.
-    #[error("trailers are larger than {0} bytes")]
+    #[error("the trailers exceed the limit of {0} bytes (HEDDLE_HEADER_LIMIT)")]
     TrailersTooLarge(usize),
 }
 

@@ -18,6 +18,8 @@ pub struct Conn {
     pub input: Buffer,
     /// Whether the peer has ended its side.
     pub ended: bool,
+    /// Whether this side has ended.
+    finished: bool,
     output: Vec<u8>,
     written: usize,
     unflushed: bool,
@@ -26,7 +28,7 @@ pub struct Conn {
 impl Conn {
     /// A fresh connection.
     pub fn new(io: Io, buffers: Buffers) -> Self {
-        Self { io, input: Buffer::new(buffers), ended: false, output: Vec::new(), written: 0, unflushed: false }
+        Self { io, input: Buffer::new(buffers), ended: false, finished: false, output: Vec::new(), written: 0, unflushed: false }
     }
 
     /// Where to append what is to be written next.
@@ -89,6 +91,17 @@ impl Conn {
         self.poll_write(cx, bytes)
     }
 
+    /// Writes all output and ends this side; the peer may still send.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_flush(cx))?;
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        self.finished = true;
+        Poll::Ready(Ok(()))
+    }
+
     /// Gives back memory that an idle connection does not need.
     pub fn rest(&mut self) {
         if self.output.is_empty() {
@@ -96,11 +109,11 @@ impl Conn {
         }
     }
 
-    /// Whether the peer has ended the connection, or sent what nobody asked for: an idle connection must be silent.
+    /// Whether either side has ended the connection, or the peer has sent what nobody asked for: an idle connection must be silent.
     ///
     /// Registers no waker.
     pub fn is_stale(&mut self) -> bool {
-        if self.ended || !self.input.is_empty() {
+        if self.ended || self.finished || !self.input.is_empty() {
             return true;
         }
         let mut cx = Context::from_waker(std::task::Waker::noop());

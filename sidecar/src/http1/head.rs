@@ -294,7 +294,7 @@ impl RequestHead {
             }
             parsed => parsed,
         }
-        .map_err(malformed)?
+        .map_err(|error| if error == httparse::Error::Version && !names_version(bytes) { NO_VERSION } else { malformed(error) })?
         .map(|len| self.check().map(|()| len))
         .transpose()
     }
@@ -600,8 +600,8 @@ impl ResponseHead {
         self.fields.clear();
         self.fields.bytes.extend_from_slice(head);
         self.status = response.code.unwrap_or_default();
-        let reason = response.reason.unwrap_or_default().as_bytes();
-        self.reason = if reason.is_empty() { Span::default() } else { within(head, reason) };
+        // The tokenizer gives none that has bytes beyond ASCII.
+        self.reason = within(head, reason(head));
         self.version = response.version.unwrap_or(1);
         for header in response.headers.iter() {
             self.fields.push_parsed(head, header);
@@ -728,6 +728,23 @@ fn decimal(text: &[u8]) -> Result<u64, HeadError> {
         return Err(INVALID);
     }
     Ok(text.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+}
+
+/// What a request line is that ends with something other than a version.
+const NO_VERSION: HeadError = HeadError::Malformed("the request line does not end with a version");
+
+/// Whether the third word of a request line has the form of a version, such as `HTTP/3.0`.
+fn names_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let version = line.split(|b| *b == b' ').nth(2).and_then(|word| word.strip_prefix(b"HTTP/"));
+    version.is_some_and(|v| v.len() == 3 && v[0].is_ascii_digit() && v[1] == b'.' && v[2].is_ascii_digit())
+}
+
+/// The reason phrase of a whole head; may be anything but a line's end (RFC 9112 §4).
+fn reason(head: &[u8]) -> &[u8] {
+    // Empty lines before a status line are skipped, as before a request.
+    let line = head.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).find(|l| !l.is_empty()).unwrap_or_default();
+    line.splitn(3, |b| *b == b' ').nth(2).unwrap_or_default()
 }
 
 fn malformed(error: httparse::Error) -> HeadError {
