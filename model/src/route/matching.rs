@@ -165,8 +165,10 @@ impl HttpMatch {
         let Self { path, headers, query, method } = self;
         let (rank, length, second) = match path {
             PathMatch::Exact(text) => (3, text.len(), 0),
+            // It matches everything, so it is what is left over: a rule with it must not hide the patterns of others.
+            PathMatch::Prefix(text) if text.trim_end_matches('/').is_empty() => (0, 0, 0),
             PathMatch::Prefix(text) => (2, text.trim_end_matches('/').len(), 0),
-            // Implementation-specific in Gateway API: below exact and prefix, the longer pattern first.
+            // Implementation-specific in Gateway API: below exact and real prefixes, the longer pattern first.
             PathMatch::Regex(pattern) => (1, pattern.text().len(), 0),
             PathMatch::Grpc { service, method } => {
                 let exact = |m: &Option<StringMatch>| match m {

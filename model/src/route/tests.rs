@@ -144,6 +144,15 @@ fn a_regex_matches_the_whole_text_only() {
 }
 
 #[test]
+fn a_regex_beats_what_matches_everything_and_no_real_prefix() {
+    let regex = HttpMatch { path: PathMatch::Regex(Pattern::new("/item/[0-9]+").unwrap()), ..HttpMatch::default() };
+    let routes = vec![route("r", None, vec![vec![prefix("/")], vec![regex], vec![prefix("/item/7")]])];
+    check(routes.clone(), &get("/item/6"), Some("HTTPRoute/default/r#1"));
+    check(routes.clone(), &get("/item/7"), Some("HTTPRoute/default/r#2"));
+    check(routes, &get("/item/x"), Some("HTTPRoute/default/r#0"));
+}
+
+#[test]
 fn a_grpc_method_beats_its_service() {
     let grpc = |service: Option<&str>, method: Option<&str>| HttpMatch {
         path: PathMatch::Grpc {
