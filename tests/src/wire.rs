@@ -169,11 +169,6 @@ impl Wire {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
-    /// Makes the receive buffer small, so that little is taken by a reader that does not read.
-    pub fn receive_little(&self) {
-        SockRef::from(&self.stream).set_recv_buffer_size(16 * 1024).expect("SO_RCVBUF");
-    }
-
     /// The connection itself.
     ///
     /// # Panics

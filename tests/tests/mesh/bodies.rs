@@ -241,7 +241,6 @@ async fn a_slow_reader_costs_bounded_memory() {
     let mesh = Mesh::pair(app.address(), "http").await;
     let before = ["client", "echo"].map(|name| mesh.sidecar(name).memory());
     let mut wire = mesh.connect().await;
-    wire.receive_little();
     wire.send("GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await;
     http1::response_head(&mut wire).await;
     let stuck = wait::until_steady("the application's sending", 40, || sent.load(Ordering::Relaxed)).await;

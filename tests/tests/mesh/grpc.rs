@@ -40,13 +40,15 @@ impl StreamingService<Text> for Echo {
 
     fn call(&mut self, request: Request<Streaming<Text>>) -> Self::Future {
         let traced = request.metadata().contains_key("traceparent");
-        let replies = request.into_inner().map(move |message| match message?.text.as_str() {
+        let answer = async move |message: Text| match message.text.as_str() {
+            "hang" => std::future::pending().await,
             "fail" => Err(Status::with_details(Code::FailedPrecondition, "not now: ü %", bytes::Bytes::from_static(b"\0details"))),
             "traced?" => Ok(text(traced.to_string())),
             // One message of a megabyte.
             "large" => Ok(text("x".repeat(1024 * 1024))),
             said => Ok(text(format!("echo {said}"))),
-        });
+        };
+        let replies = request.into_inner().then(move |message| async move { answer(message?).await });
         Box::pin(async move {
             let mut response = Response::new(Box::pin(replies) as Replies);
             response.metadata_mut().insert("x-served-by", "echo".parse().unwrap());
@@ -182,10 +184,8 @@ async fn a_call_that_the_client_gives_up_ends_at_the_application() {
     let mesh = Mesh::pair(address, "grpc").await;
     let mut client = client(&mesh).await;
     let in_flight = async || mesh.metrics("echo").await.sum("heddle_http_requests_in_flight", &[]);
-    let (say, said) = mpsc::channel::<Text>(1);
-    say.send(text("begin")).await.unwrap();
-    let mut replies = client.streaming(Request::new(ReceiverStream::new(said)), path(), codec()).await.unwrap().into_inner();
-    wait::soon("a reply", replies.message()).await.unwrap().unwrap();
+    let call = client.server_streaming(Request::new(text("hang")), path(), codec());
+    let replies = wait::soon("the head", call).await.unwrap().into_inner();
     assert_eq!(in_flight().await, 1.0);
     drop(replies);
     wait::until("the end of the call", async || {
@@ -195,5 +195,4 @@ async fn a_call_that_the_client_gives_up_ends_at_the_application() {
     .await;
     let metrics = mesh.metrics("echo").await;
     assert_eq!(metrics.sum("heddle_http_requests_total", &[("cause", "client_gone")]), 1.0);
-    drop(say);
 }
