@@ -277,6 +277,15 @@ impl Picked {
         self.state.load.penalise(elapsed, now);
     }
 
+    /// The client gave up waiting. That says something of the endpoint only when it was slower than expected.
+    pub fn given_up(&mut self, now: Instant) {
+        if let Some(begun) = self.begun.take()
+            && (now - begun).as_secs_f64() > self.state.load.latency(now)
+        {
+            self.state.load.observe(now - begun, now);
+        }
+    }
+
     /// No connection came about. Two in a row eject the endpoint for a while.
     pub fn connect_failed(&mut self, now: Instant) {
         self.begun = None;

@@ -305,8 +305,7 @@ impl Session {
             return Judged::Done(Box::new(exchange.client.error(cause, &error.to_string())));
         }
         attempt.failed();
-        if let Some(delay) = exchange.retry_failure(cause, false, replayable)
-        {
+        if let Some(delay) = exchange.retry_failure(cause, false, replayable) {
             return Judged::Again { fresh: false, delay };
         }
         Judged::Done(Box::new(exchange.client.error(cause, &format!("{} at {}", failure, attempt.peer.address))))
