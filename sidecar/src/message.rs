@@ -45,23 +45,33 @@ pub trait ResponseEdit {
     fn remove(&mut self, name: &str);
 }
 
+/// Whether a policy may not touch a field, because it says where the message ends or is of one hop only: such an edit would make the
+/// next reader see another message than this proxy has forwarded.
+fn is_framing(name: &str) -> bool {
+    ["content-length", "transfer-encoding", "connection", "upgrade", "te", "keep-alive", "proxy-connection"]
+        .iter()
+        .any(|n| name.eq_ignore_ascii_case(n))
+}
+
 /// Applies edits to a request.
 pub fn edit_request(request: &mut impl RequestEdit, edits: &HeaderEdits) {
     let HeaderEdits { set, add, remove } = edits;
-    set.iter().for_each(|(name, value)| match name.as_str() {
+    set.iter().filter(|(name, _)| !is_framing(name)).for_each(|(name, value)| match name.as_str() {
         "host" => request.set_authority(value),
         _ => request.set(name, value.as_bytes()),
     });
-    add.iter().for_each(|(name, value)| request.append(name, value.as_bytes()));
-    remove.iter().for_each(|name| request.remove(name));
+    // There is exactly one Host (RFC 9112 §3.2).
+    let kept = |name: &str| is_framing(name) || name == "host";
+    add.iter().filter(|(name, _)| !kept(name)).for_each(|(name, value)| request.append(name, value.as_bytes()));
+    remove.iter().filter(|name| !kept(name)).for_each(|name| request.remove(name));
 }
 
 /// Applies edits to a response.
 pub fn edit_response(response: &mut impl ResponseEdit, edits: &HeaderEdits) {
     let HeaderEdits { set, add, remove } = edits;
-    set.iter().for_each(|(name, value)| response.set(name, value.as_bytes()));
-    add.iter().for_each(|(name, value)| response.append(name, value.as_bytes()));
-    remove.iter().for_each(|name| response.remove(name));
+    set.iter().filter(|(name, _)| !is_framing(name)).for_each(|(name, value)| response.set(name, value.as_bytes()));
+    add.iter().filter(|(name, _)| !is_framing(name)).for_each(|(name, value)| response.append(name, value.as_bytes()));
+    remove.iter().filter(|name| !is_framing(name)).for_each(|name| response.remove(name));
 }
 
 /// The trace headers of a request, found in one pass; repeated ones are left out.

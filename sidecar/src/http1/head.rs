@@ -159,6 +159,8 @@ impl Fields {
             return self.append(name, value);
         };
         self.list[first].value = self.push_bytes(value);
+        // What this proxy sets is for the next hop, whatever the client named in Connection.
+        self.list[first].hop &= self.list[first].known != Known::Other;
         let bytes = &self.bytes;
         let mut index = 0;
         self.list.retain(|f| {
@@ -325,6 +327,7 @@ impl RequestHead {
     fn check(&mut self) -> Result<(), HeadError> {
         self.split_target()?;
         self.check_host()?;
+        self.prefer_target();
         self.framing = match self.fields.framing(self.version)? {
             None => Framing::None,
             // Codings without chunked say nothing of a request's end (RFC 9112 §6.3).
@@ -349,6 +352,20 @@ impl RequestHead {
             return Err(HeadError::Malformed("an invalid Host"));
         }
         Ok(())
+    }
+
+    /// Where a URI as target and `Host` disagree, the target counts and `Host` is made to follow (RFC 9112 §3.2.2): else this proxy and
+    /// the application could take one request for two different hosts.
+    fn prefer_target(&mut self) {
+        let Some(authority) = self.authority.filter(|_| !self.is_connect()) else {
+            return;
+        };
+        let Self { fields, .. } = self;
+        if let Some(host) = fields.list.iter_mut().find(|f| f.known == Known::Host)
+            && !host.value.of(&fields.bytes).eq_ignore_ascii_case(authority.of(&fields.bytes))
+        {
+            host.value = authority;
+        }
     }
 
     /// Splits the request target by its four forms (RFC 9112 §3.2).
@@ -410,8 +427,15 @@ impl RequestHead {
     }
 
     /// Whether it asks to change the protocol (RFC 9110 §7.8).
+    ///
+    /// Not to HTTP/2 (`h2c`), which a server may always decline and RFC 9113 §3.1 has given up: all further requests of the connection
+    /// would pass as mere bytes, without routes and without authorization.
     pub fn upgrades(&self) -> bool {
-        self.options.upgrade && self.version == 1 && self.fields.known(Known::Upgrade).next().is_some()
+        self.options.upgrade && self.version == 1 && self.upgrade_protocols().next().is_some()
+    }
+
+    fn upgrade_protocols(&self) -> impl Iterator<Item = &[u8]> {
+        self.fields.known(Known::Upgrade).flat_map(tokens).map(|(_, protocol)| protocol).filter(|p| !p.eq_ignore_ascii_case(b"h2c"))
     }
 
     /// The authority: of the target, or `Host` (RFC 9112 §3.2.2).
@@ -500,8 +524,8 @@ impl RequestHead {
             out.extend_from_slice(b"TE: trailers\r\n");
         }
         if self.upgrades() {
-            for value in self.fields.known(Known::Upgrade) {
-                write_field(out, b"Upgrade", value);
+            for protocol in self.upgrade_protocols() {
+                write_field(out, b"Upgrade", protocol);
             }
             write_field(out, b"Connection", if te { b"Upgrade, TE" } else { b"Upgrade" });
         } else if te {
@@ -834,6 +858,30 @@ mod tests {
         let head = request(text).unwrap();
         assert!(head.upgrades());
         assert!(written(&head).ends_with("Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_upgrade_to_http2_is_not() {
+        let text = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n";
+        let head = request(text).unwrap();
+        assert!(!head.upgrades());
+        assert_eq!(written(&head), "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let head = request("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: H2C, other/2\r\nConnection: Upgrade\r\n\r\n").unwrap();
+        assert!(written(&head).ends_with("\r\nUpgrade: other/2\r\nConnection: Upgrade\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_target_with_a_host_counts_for_both() {
+        let head = request("GET http://a/b HTTP/1.1\r\nhost: evil\r\nX: 1\r\n\r\n").unwrap();
+        assert_eq!(written(&head), "GET http://a/b HTTP/1.1\r\nhost: a\r\nX: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn what_the_proxy_sets_is_not_taken_away_by_connection() {
+        let mut head =
+            request("GET / HTTP/1.1\r\nHost: x\r\nConnection: x-user, traceparent\r\nX-User: me\r\ntraceparent: 1\r\n\r\n").unwrap();
+        head.set("traceparent", b"2");
+        assert_eq!(written(&head), "GET / HTTP/1.1\r\nHost: x\r\ntraceparent: 2\r\n\r\n");
     }
 
     #[test]

@@ -22,6 +22,17 @@ impl Request {
         header_size(&self.parts.headers) + target + 4 * 42
     }
 
+    /// Whether `:authority` and `Host` name the same host, as far as both are there (RFC 9113 §8.3.1): else this proxy and the
+    /// application could take one request for two different hosts.
+    pub fn has_one_host(&self) -> bool {
+        let mut hosts = self.parts.headers.get_all(http::header::HOST).iter().map(HeaderValue::as_bytes);
+        let authority = self.parts.uri.authority().map(|a| a.as_str().as_bytes());
+        let Some(first) = authority.or_else(|| hosts.next()) else {
+            return true;
+        };
+        hosts.all(|host| host.eq_ignore_ascii_case(first))
+    }
+
     fn set_uri(&mut self, edit: impl FnOnce(&mut http::uri::Parts)) {
         let mut parts = std::mem::take(&mut self.parts.uri).into_parts();
         let before = Uri::from_parts(parts.clone_parts());
@@ -183,5 +194,21 @@ impl ResponseEdit for Response {
 
     fn remove(&mut self, name: &str) {
         self.parts.headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_for_one_host() {
+        let request = |uri: &str, hosts: &[&str]| {
+            let builder = http::Request::builder().uri(uri);
+            let request = hosts.iter().fold(builder, |b, host| b.header("host", *host)).body(()).unwrap();
+            Request { parts: request.into_parts().0 }.has_one_host()
+        };
+        assert!(request("http://a:80/", &[]) && request("http://a:80/", &["A:80"]) && request("/", &["a"]) && request("/", &[]));
+        assert!(!request("http://a/", &["b"]) && !request("http://a/", &["a", "b"]) && !request("/", &["a", "b"]));
     }
 }

@@ -77,6 +77,11 @@ async fn stream(client: Rc<Client>, request: http::Request<RecvStream>, mut resp
         crate::record::refused(&client, &reply);
         return answer(&mut respond, &head, &reply);
     }
+    if !head.has_one_host() {
+        let reply = client.error(Cause::BadRequest, "Host is not what :authority is");
+        crate::record::refused(&client, &reply);
+        return answer(&mut respond, &head, &reply);
+    }
     let leg = match client.leg().await {
         Ok(leg) => leg,
         Err(reply) => {
