@@ -83,7 +83,7 @@ pub(crate) fn run(bed: &Bed, settings: &Settings, report: &mut Report, progress:
                     }
                     Err(error) => {
                         progress(&format!("{}: {error:#}", subject.name()));
-                        report.note(scenario, *subject, format!("failed: {error:#}"));
+                        report.fail(scenario, *subject, &error);
                     }
                 }
             }

@@ -267,6 +267,7 @@ fn with_bed(common: &Common, work: impl FnOnce(&Bed, &mut Report) -> Result<()>)
         fs::write(path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     drop(origin);
+    ensure!(!report.failed(), "not everything could be measured; configurations and logs are in {}", bed.folder.display());
     if common.keep.is_none() {
         fs::remove_dir_all(&temporary).with_context(|| format!("cannot remove {}", temporary.display()))?;
     }

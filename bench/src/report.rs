@@ -48,6 +48,7 @@ pub(crate) struct Report {
     base: Option<Subject>,
     rows: Vec<Row>,
     notes: Vec<Note>,
+    failed: bool,
     #[serde(skip)]
     tables: Vec<Table>,
 }
@@ -62,7 +63,7 @@ struct Table {
 impl Report {
     /// Makes an empty report. `base` is the subject that all ratios are against.
     pub(crate) fn new(machine: Vec<(String, String)>, base: Option<Subject>) -> Self {
-        Self { command: std::env::args().collect(), machine, base, rows: Vec::new(), notes: Vec::new(), tables: Vec::new() }
+        Self { command: std::env::args().collect(), machine, base, rows: Vec::new(), notes: Vec::new(), failed: false, tables: Vec::new() }
     }
 
     /// Announces a scenario: its table is printed in this place, under `title`, with `columns` in their order.
@@ -86,6 +87,17 @@ impl Report {
         if !self.notes.iter().any(known) {
             self.notes.push(Note { scenario, subject, what });
         }
+    }
+
+    /// Adds a warning about something that should have been measured and was not.
+    pub(crate) fn fail(&mut self, scenario: &'static str, subject: Subject, error: &anyhow::Error) {
+        self.failed = true;
+        self.note(scenario, subject, format!("failed: {error:#}"));
+    }
+
+    /// Whether anything failed.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
     }
 
     /// Takes medians and ratios over all samples.

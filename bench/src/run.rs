@@ -166,7 +166,7 @@ pub(crate) fn run(bed: &Bed, settings: &Settings, report: &mut Report, progress:
                 let mut trial = Trial { bed, settings, report, scenario: *scenario, subject: *subject, direct_p50: &mut direct_p50 };
                 if let Err(error) = trial.measure() {
                     progress(&format!("{name}: {error:#}"));
-                    report.note(scenario.name(), *subject, format!("failed: {error:#}"));
+                    report.fail(scenario.name(), *subject, &error);
                 }
             }
         }

@@ -173,11 +173,13 @@ impl Pair {
         let spec = pair.spec(bed, protocol, Work::Idle);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         wait(limit, || {
-            for process in &mut pair.processes {
-                process.check()?;
+            // A process that has ended will not come back: that is the answer, and not a reason to wait on.
+            if let Some(ended) = pair.processes.iter_mut().find_map(|process| process.check().err()) {
+                return Ok(Err(ended));
             }
-            runtime.block_on(async { tokio::time::timeout(limit, load::probe(&spec, 1)).await? })
+            runtime.block_on(async { tokio::time::timeout(limit, load::probe(&spec, 1)).await? }).map(Ok)
         })
+        .flatten()
         .with_context(|| {
             let logs: Vec<String> = pair.processes.iter().map(Process::log_end).collect();
             format!("{} carries no request: {}", subject.name(), logs.join("; "))

@@ -37,10 +37,11 @@ pub(super) fn start(bed: &Bed, protocol: Protocol, origin: SocketAddr, instrumen
     command.extend(argv(["--sidecar-command".to_owned(), sidecar.join(" ")]));
     let log = bed.folder.join(format!("heddle-{}.log", listen.port()));
     let mut process = Process::start(&command, bed.proxy_cpus.as_deref(), &log, false)?;
-    let pids = wait(limit, || {
-        process.check()?;
-        sidecars(process.pid(), listen)
+    let pids = wait(limit, || match process.check() {
+        Ok(()) => sidecars(process.pid(), listen).map(Ok),
+        Err(ended) => Ok(Err(ended)),
     })
+    .flatten()
     .with_context(|| format!("heddle up starts no two sidecars: {}", process.log_end()))?;
     Ok(Pair { address: listen, pids, authority: "server".to_owned(), processes: vec![process] })
 }
