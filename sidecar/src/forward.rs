@@ -1,11 +1,12 @@
 //! Bytes in both directions, with half-close: opaque connections, upgraded ones, CONNECT.
 
 use crate::cause::Cause;
+use crate::drain::Watch;
 use crate::exchange::Exchange;
 use crate::http1::conn::Conn;
 use crate::http1::head::RequestHead;
 use socket2::SockRef;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -60,11 +61,13 @@ pub struct Copied {
     pub cause: Cause,
 }
 
-/// Copies both ways until both sides have ended, one fails, or nothing has moved for `idle`. A failure of one side is told to the
-/// other by a reset, as TCP would have told it.
+/// Copies both ways until both sides have ended, one fails, nothing has moved for `idle`, or the drain has waited for it as long as it
+/// may. A failure of one side, and an end that neither of them made, is told by a reset, as TCP would have told it.
 ///
 /// `passed` is told how many bytes went each way since it was told last. Cancel safe: dropping it closes both connections.
-pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>, mut passed: impl FnMut(u64, u64)) -> Copied {
+pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>, drain: &Watch, mut passed: impl FnMut(u64, u64)) -> Copied {
+    let deadline = drain.deadline();
+    tokio::pin!(deadline);
     let (mut sent, mut received) = (Flow::default(), Flow::default());
     let mut timer: Option<Pin<Box<Sleep>>> = idle.map(|d| Box::pin(tokio::time::sleep(d)));
     let (mut told_sent, mut told_received) = (0, 0);
@@ -81,6 +84,9 @@ pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>, 
         }
         if there.is_ready() && back.is_ready() {
             return Poll::Ready(Cause::None);
+        }
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Cause::Draining);
         }
         if let (Some(timer), Some(idle)) = (&mut timer, idle) {
             if moved {
@@ -101,14 +107,10 @@ pub async fn copy(client: &mut Conn, server: &mut Conn, idle: Option<Duration>, 
 }
 
 /// Turns an HTTP/1 exchange into a copy, after a 101 or a CONNECT's 2xx whose head waits in `client`'s output.
-pub async fn tunnel(mut client: Conn, mut server: Conn, exchange: Exchange, head: &RequestHead) {
+pub async fn tunnel(client: &mut Conn, mut server: Conn, exchange: Exchange, idle: Option<Duration>, head: &RequestHead) {
     let upgraded = if head.is_connect() { 200 } else { 101 };
-    let deadline = exchange.client.worker.drain.clone();
-    let copied = tokio::select! {
-        copied = copy(&mut client, &mut server, None, |_, _| {}) => copied,
-        // A drain has waited for it as long as it may.
-        () = deadline.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
-    };
+    let drain = exchange.client.worker.drain.clone();
+    let copied = copy(client, &mut server, idle, &drain, |_, _| {}).await;
     exchange.finish(head, upgraded, copied.cause, (copied.sent, copied.received));
 }
 

@@ -127,11 +127,8 @@ async fn silent(worker: Rc<Worker>, target: Rc<InboundTarget>, policy: Rc<Worker
 
 async fn copy(worker: &Worker, policy: &WorkerInbound, client: Io, mut server: Conn, record: record::Tcp) {
     let mut client = Conn::new(client, worker.buffers.clone());
-    let copied = tokio::select! {
-        copied = forward::copy(&mut client, &mut server, policy.policy().idle, |sent, received| record.passed(sent, received)) => copied,
-        // A drain has waited for it as long as it may.
-        () = worker.drain.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
-    };
+    let passed = |sent, received| record.passed(sent, received);
+    let copied = forward::copy(&mut client, &mut server, policy.policy().idle, &worker.drain, passed).await;
     record.finish(copied);
 }
 
@@ -174,10 +171,16 @@ async fn mesh(worker: Rc<Worker>, target: Rc<InboundTarget>, policy: Rc<WorkerIn
 }
 
 /// Copies bytes to the application.
-async fn opaque(client: &Rc<Client>, policy: &WorkerInbound, io: Io) {
+async fn opaque(client: &Rc<Client>, accepted_by: &Rc<WorkerInbound>, io: Io) {
     let worker = &client.worker;
     let Side::Inbound(target) = &client.side else {
         return;
+    };
+    // Its first bytes may have come long after the connection: the policy of now decides.
+    let newest = target.current();
+    let (policy, known) = match &newest {
+        InForce::Policy(newest) => (newest, true),
+        InForce::Pending | InForce::Unknown => (accepted_by, false),
     };
     let peer = client.peer.as_ref().map(VerifiedPeer::id);
     let record = record::Tcp::inbound(worker, Some(policy), peer, Instant::now());
@@ -185,6 +188,9 @@ async fn opaque(client: &Rc<Client>, policy: &WorkerInbound, io: Io) {
         forward::reset(io.tcp());
         Copied { sent: 0, received: 0, cause }
     };
+    if !known {
+        return record.finish(refuse(Cause::PolicyUnknown, &io));
+    }
     let permit = match authorize(policy.policy(), client.peer.as_ref()) {
         Ok(permit) => permit,
         Err(denied) => {

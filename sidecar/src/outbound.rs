@@ -47,7 +47,10 @@ pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpS
             return refuse(&client, tcp, cause).await;
         }
     };
-    let declared = target.learned().unwrap_or_else(|| policy.policy().protocol);
+    let declared = match policy.policy().protocol {
+        Protocol::Detect => target.learned().unwrap_or(Protocol::Detect),
+        declared => declared,
+    };
     let (decide, silence): (fn(&[u8]) -> Detected, _) = match declared {
         Protocol::Opaque | Protocol::Tls => return opaque(&worker, &policy, tcp, Bytes::new()).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => (declared_http, None),
@@ -87,7 +90,10 @@ async fn silent(worker: Rc<Worker>, policy: &WorkerOutbound, target: Rc<Outbound
         }
     };
     if first::speaker(&tcp, &mut server).await == Speaker::Server {
-        target.learn_server_first();
+        // An end is nobody's greeting, and an HTTP server may say 408 to a client that keeps silent: neither makes the port opaque.
+        if !server.input.is_empty() && !server.input.data().starts_with(b"HTTP/") {
+            target.learn_server_first();
+        }
         return copy(&worker, policy.policy().tcp_idle, Io::from(tcp), server, record).await;
     }
     let Ok(First { detected, bytes, ended: _ }) =
@@ -162,11 +168,7 @@ async fn opaque(worker: &Rc<Worker>, policy: &WorkerOutbound, tcp: TcpStream, by
 
 async fn copy(worker: &Worker, idle: Option<Duration>, client: Io, mut server: Conn, record: record::Tcp) {
     let mut client = Conn::new(client, worker.buffers.clone());
-    let copied = tokio::select! {
-        copied = forward::copy(&mut client, &mut server, idle, |sent, received| record.passed(sent, received)) => copied,
-        // A drain has waited for it as long as it may.
-        () = worker.drain.deadline() => Copied { sent: 0, received: 0, cause: Cause::Draining },
-    };
+    let copied = forward::copy(&mut client, &mut server, idle, &worker.drain, |sent, received| record.passed(sent, received)).await;
     record.finish(copied);
 }
 

@@ -34,6 +34,9 @@ const EXIT_CONFIG: u8 = 64;
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_millis(500);
 
+/// How long connections may take to end once the drain's deadline has passed.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Why the sidecar cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -255,9 +258,11 @@ async fn work(seams: Seams, watch: crate::drain::Watch, listeners: Vec<Listener>
     }
     let sweeping = worker.clone();
     let all = async { while loops.join_next().await.is_some() {} };
+    tokio::pin!(all);
     tokio::select! {
-        () = all => {}
-        () = worker.drain.deadline() => {}
+        () = &mut all => {}
+        // Those that can tell their peers do so; whatever is left after that is cut.
+        () = worker.drain.deadline() => drop(tokio::time::timeout(LAST_WORDS, &mut all).await),
         () = sweep(&sweeping) => {}
     }
     worker.connections.clear();

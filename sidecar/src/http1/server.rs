@@ -62,6 +62,7 @@ pub async fn serve(client: Rc<Client>, io: Io) {
         response: ResponseHead::default(),
         replay: Replay::default(),
         limit: client.header_limit(),
+        answering: false,
         ending,
         client,
     };
@@ -80,7 +81,7 @@ pub async fn serve(client: Rc<Client>, io: Io) {
             Next::Abort => break session.abort(),
             Next::Tunnel(tunnel) => {
                 let (upstream, exchange, attempt) = *tunnel;
-                forward::tunnel(session.conn, upstream, exchange, &session.head).await;
+                forward::tunnel(&mut session.conn, upstream, exchange, attempt.idle, &session.head).await;
                 // Until now the endpoint had it in flight.
                 break drop(attempt);
             }
@@ -95,6 +96,8 @@ struct Session {
     response: ResponseHead,
     replay: Replay,
     limit: usize,
+    /// Whether a response has begun and not ended.
+    answering: bool,
     /// When this sidecar ends such connections; made once, because a wait that is begun anew for each request costs locks.
     ending: Pin<Box<dyn Future<Output = ()>>>,
 }
@@ -385,7 +388,9 @@ impl Session {
         if !keeps_mirrors {
             self.replay.seal();
         }
+        self.answering = true;
         let ended = self.relay(&mut upstream, &mut request, &mut response, &attempt).await;
+        self.answering = false;
         let bytes = (request.moved, response.moved);
         let request_done = request.is_done();
         let (cause, next) = match ended {
@@ -534,6 +539,15 @@ impl Session {
     /// Cuts the connection so that the client cannot take what it got for a whole response.
     fn abort(self) {
         forward::reset(self.conn.io.tcp());
+    }
+}
+
+impl Drop for Session {
+    /// A response that is cut, at the end of this sidecar or by a fault of it, must not look whole.
+    fn drop(&mut self) {
+        if self.answering {
+            forward::reset(self.conn.io.tcp());
+        }
     }
 }
 
