@@ -338,6 +338,12 @@ impl Mesh {
         Self::builder().pair(app, protocol).start().await
     }
 
+    /// Adds a Service, or replaces one; workloads that are added later are endpoints of it when it selects them.
+    pub fn add_service(&mut self, service: Service) {
+        self.edit(&format!("service-{}.{}", service.namespace, service.name), &objects::service(&service).to_string());
+        self.services.push(service);
+    }
+
     /// Adds a workload and starts its sidecar; see [`Mesh::ready`].
     pub fn add(&mut self, workload: Workload) {
         let key = workload.key();

@@ -56,6 +56,13 @@ async fn get(mesh: &Mesh, authority: &str) -> Message {
     exchange(&mut wire, GET).await
 }
 
+/// The mark of the route that the request has met: the application gives the request back.
+async fn mark(mesh: &Mesh) -> Option<String> {
+    let answer = get(mesh, "echo:80").await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    Message::parse(&answer.body).header("x-mark").map(str::to_owned)
+}
+
 fn problems(status: &Value) -> &[Value] {
     status["problems"].as_array().map_or(&[], Vec::as_slice)
 }
@@ -74,7 +81,7 @@ async fn in_force_connect(mesh: &Mesh, milliseconds: u64) {
 
 #[tokio::test]
 async fn a_mistake_is_named_with_its_place_and_the_rest_stays_in_force() {
-    let (app, mesh) = echo(&format!("{}{}", route("good", "1"), policy("1s"))).await;
+    let (_app, mesh) = echo(&format!("{}{}", route("good", "1"), policy("1s"))).await;
     assert!(problems(&mesh.status().await).is_empty());
     // The same file has a mistake and a good change.
     mesh.edit(ROUTES, &format!("{}{}", route("bad", "ninety"), policy("700ms")));
@@ -89,52 +96,47 @@ async fn a_mistake_is_named_with_its_place_and_the_rest_stays_in_force() {
     let text = error["text"].as_str().unwrap();
     assert!(text.contains("routes.yaml:14:15: HTTPRoute/default/echo: spec.rules[0].backendRefs[0].weight: "), "{text}");
     in_force_connect(&mesh, 700).await;
-    assert_eq!(get(&mesh, "echo:80").await.status(), 200);
-    assert_eq!(app.heads().pop().unwrap().header("x-mark"), Some("good"), "the last good version of the route");
+    assert_eq!(mark(&mesh).await.as_deref(), Some("good"), "the last good version of the route");
     // Mended, it is in force, and nothing is reported any more.
     mesh.edit(ROUTES, &format!("{}{}", route("mended", "90"), policy("700ms")));
     status(&mesh, "no problem", |status| problems(status).is_empty()).await;
     in_force(&mesh, "client", "the mended route", |config| outbound(config, "echo:80").to_string().contains("mended")).await;
-    assert_eq!(get(&mesh, "echo:80").await.status(), 200);
-    assert_eq!(app.heads().pop().unwrap().header("x-mark"), Some("mended"));
+    assert_eq!(mark(&mesh).await.as_deref(), Some("mended"));
 }
 
 #[tokio::test]
 async fn text_that_is_no_yaml_is_named_with_its_place() {
-    let (app, mesh) = echo(&route("good", "1")).await;
+    let (_app, mesh) = echo(&route("good", "1")).await;
     mesh.edit(ROUTES, &format!("{}    - name: [unclosed\n---\n{}", route("bad", "1"), policy("700ms")));
     let found = status(&mesh, "the mistake", |status| problems(status).iter().any(|p| p["level"] == "error")).await;
     let error = problems(&found).iter().find(|p| p["level"] == "error").unwrap();
     assert!(is_of(error, ROUTES) && error["line"].as_u64().is_some_and(|line| line >= 15) && error["column"].is_u64(), "{error:#}");
     assert_eq!(error["object"], "HTTPRoute/default/echo", "{error:#}");
     in_force_connect(&mesh, 700).await;
-    assert_eq!(get(&mesh, "echo:80").await.status(), 200);
-    assert_eq!(app.heads().pop().unwrap().header("x-mark"), Some("good"));
+    assert_eq!(mark(&mesh).await.as_deref(), Some("good"));
 }
 
 #[tokio::test]
 async fn unknown_fields_are_named_and_the_object_is_in_force() {
-    let (app, mesh) = echo(&route("mark", "1").replace("port: 80\n", "port: 80\n      wieght: 3\n")).await;
+    let (_app, mesh) = echo(&route("mark", "1").replace("port: 80\n", "port: 80\n      wieght: 3\n")).await;
     let found = status(&mesh, "the field", |status| !problems(status).is_empty()).await;
     let [problem] = problems(&found) else { panic!("one problem: {found:#}") };
     assert_eq!((problem["level"].as_str(), problem["object"].as_str()), (Some("warning"), Some("HTTPRoute/default/echo")));
     assert!(problem["field"].as_str().is_some_and(|f| f.ends_with("backendRefs[0].wieght")), "{problem:#}");
     assert!(problem["line"] == 14 && problem["column"].is_u64(), "{problem:#}");
-    assert_eq!(get(&mesh, "echo:80").await.status(), 200);
-    assert_eq!(app.heads().pop().unwrap().header("x-mark"), Some("mark"));
+    assert_eq!(mark(&mesh).await.as_deref(), Some("mark"));
 }
 
 #[tokio::test]
 async fn of_two_objects_with_one_name_the_second_is_named_and_not_in_force() {
-    let (app, mesh) = echo(&route("first", "1")).await;
+    let (_app, mesh) = echo(&route("first", "1")).await;
     mesh.edit("second", &route("second", "1"));
     let found = status(&mesh, "the duplicate", |status| !problems(status).is_empty()).await;
     let [problem] = problems(&found) else { panic!("one problem: {found:#}") };
     assert!(problem["level"] == "error" && is_of(problem, "second"), "{problem:#}");
     assert_eq!(problem["object"], "HTTPRoute/default/echo");
     assert!(problem["message"].as_str().is_some_and(|m| m.contains("is there already, in ") && m.contains("routes.yaml")), "{problem:#}");
-    assert_eq!(get(&mesh, "echo:80").await.status(), 200);
-    assert_eq!(app.heads().pop().unwrap().header("x-mark"), Some("first"));
+    assert_eq!(mark(&mesh).await.as_deref(), Some("first"));
 }
 
 /// A condition of a route's only parent, as status, reason and message.

@@ -85,7 +85,7 @@ async fn bytes_that_only_begin_like_http_pass_as_bytes() {
         "PUT 1\n",
         "PRI nt this\n",
         "*1\r\n",
-        "\u{16}\u{3}\u{3}\n",
+        "\u{16}\u{9} no TLS\n",
         "\0\u{1}\n",
     ] {
         let mut wire = mesh.connect().await;

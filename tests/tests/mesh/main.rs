@@ -6,6 +6,7 @@
     reason = "a test panics where it fails, and its patterns are made of low bits"
 )]
 
+mod attachment;
 mod bad_input;
 mod bodies;
 mod canary;
@@ -21,6 +22,7 @@ mod identity;
 mod limits;
 mod retries;
 mod routing;
+mod routing_http2;
 mod smuggling;
 mod tcp;
 mod tracing;
