@@ -3,5 +3,5 @@
 pub mod body;
 pub mod conn;
 pub mod head;
-mod mirror;
+pub(crate) mod mirror;
 pub mod server;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// From connecting to the end of the answer. A mirror that is slower is cut: it must not pile up.
-const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Sends a copy in a task of its own. `bytes` is a whole request that asks to close the connection after it.
 ///

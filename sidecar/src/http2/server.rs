@@ -1,6 +1,7 @@
 //! One HTTP/2 connection from a client: each stream is an exchange of its own, in a task of its own.
 
 use super::message::{Request, Response, grpc_status, header_size};
+use super::mirror::{self, Copy};
 use super::pump::{self, PumpError, Replay, Sink, Source};
 use super::{CONNECTION_WINDOW, HEADER_SLACK, STREAM_WINDOW, STREAMS_MAX, client};
 use crate::cause::Cause;
@@ -24,6 +25,9 @@ use tokio::task::JoinSet;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams that a peer may open and cancel before it is served on: the defence against rapid reset (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 32;
+
+/// Interim responses that are passed on for one request: they are not under flow control, and no use has more than a few.
+const INTERIM_MAX: usize = 16;
 
 /// Serves HTTP/2 on a connection until it ends.
 ///
@@ -191,12 +195,19 @@ async fn forward(
                 {
                     attempt.failed();
                     exchange.attempt_ended(&attempt, head, Some(status), Cause::None);
+                    drop((attempt, lease, response, sink));
                     tokio::time::sleep(delay).await;
                     continue;
                 }
                 attempt.responded();
-                replay.seal();
-                let result = relay(exchange, &attempt, (source, sink), response, respond).await;
+                let mirrored = !exchange.mirrors.is_empty();
+                if !mirrored {
+                    replay.seal();
+                }
+                let result = relay(exchange, &attempt, (source, sink, &mut replay), response, respond).await;
+                if mirrored && source.is_done() {
+                    send_copies(exchange, head, &replay);
+                }
                 let cause = match &result {
                     Ok((_, cause, _)) | Err(Ended::Reset(_, cause)) => *cause,
                     Err(Ended::Reply(reply)) => reply.cause,
@@ -211,11 +222,24 @@ async fn forward(
             Failure::Timeout(_) | Failure::Upstream { .. } => attempt.failed(),
         }
         if let Some(delay) = judge(exchange, &attempt, head, &failure, &replay)? {
-            drop(attempt);
+            drop((attempt, lease));
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
         }
+    }
+}
+
+/// Sends copies of a request whose body was kept whole.
+fn send_copies(exchange: &Exchange, head: &Request, replay: &Replay) {
+    let worker = &exchange.client.worker;
+    let Some(chunks) = replay.chunks() else {
+        worker.metrics.mirror_skipped();
+        return;
+    };
+    let copy = Copy { request: head.to_send(), data: chunks.to_vec(), trailers: replay.trailers().cloned() };
+    for backend in &exchange.mirrors {
+        mirror::send(worker, backend.clone(), copy.clone());
     }
 }
 
@@ -284,22 +308,12 @@ async fn send(
     attempt: &Attempt,
 ) -> Result<(Response, Sink), Failure> {
     let mut clock = Clock::new(attempt.deadline, attempt.idle);
-    let mut request = http::Request::new(());
-    *request.method_mut() = head.parts.method.clone();
-    *request.uri_mut() = head.parts.uri.clone();
-    // A request without `:authority` has a `Host` of an HTTP/1 client further down, which passes (RFC 9113 §8.3.1): `h2` wants to be
-    // told that this is the reason.
-    let has_authority = head.parts.uri.authority().is_some();
-    *request.version_mut() = if has_authority { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
-    *request.headers_mut() = head.parts.headers.clone();
-    if let Some(protocol) = head.parts.extensions.get::<h2::ext::Protocol>() {
-        request.extensions_mut().insert(protocol.clone());
-    }
     let sent = replay.chunks().unwrap_or_default();
     let bodiless = source.is_done() && sent.is_empty() && replay.trailers().is_none();
-    let (mut response, stream) = lease.sender().send_request(request, bodiless).map_err(|e| Failure::of(&e))?;
+    let (mut response, stream) = lease.sender().send_request(head.to_send(), bodiless).map_err(|e| Failure::of(&e))?;
     let mut sink = Sink::new(stream, sent, bodiless);
     let mut sending = !bodiless;
+    let mut interims = 0;
     let head = poll_fn(|cx| {
         if let Some(expired) = clock.poll(cx, source.moved) {
             return Poll::Ready(Err(Failure::Timeout(expired)));
@@ -319,7 +333,12 @@ async fn send(
             sink.reset(reason);
             return Poll::Ready(Err(Failure::ClientReset(reason)));
         }
-        // Interim responses: h2's server has no way to pass them on.
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            // A client that does not take them misses nothing that it needs.
+            if interims < INTERIM_MAX && respond.send_informational(interim).is_ok() {
+                interims += 1;
+            }
+        }
         Pin::new(&mut response).poll(cx).map_err(|e| Failure::of(&e))
     })
     .await?;
@@ -332,7 +351,7 @@ async fn send(
 async fn relay(
     exchange: &mut Exchange,
     attempt: &Attempt,
-    (source, mut sink): (&mut Source, Sink),
+    (source, mut sink, replay): (&mut Source, Sink, &mut Replay),
     mut response: Response,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<Done, Ended> {
@@ -362,7 +381,7 @@ async fn relay(
             None => {}
         }
         if sending {
-            match pump::poll(cx, source, &mut sink, None) {
+            match pump::poll(cx, source, &mut sink, Some(replay)) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(()) | Err(PumpError::To(_))) => sending = false,
                 Poll::Ready(Err(PumpError::From(reason))) => {
