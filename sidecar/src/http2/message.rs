@@ -33,6 +33,22 @@ impl Request {
         hosts.all(|host| host.eq_ignore_ascii_case(first))
     }
 
+    /// The head as it goes to the next hop.
+    pub fn to_send(&self) -> http::Request<()> {
+        let mut request = http::Request::new(());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        // A request without `:authority` has a `Host` of an HTTP/1 client further down, which passes (RFC 9113 §8.3.1): `h2` wants to
+        // be told that this is the reason.
+        let has_authority = self.parts.uri.authority().is_some();
+        *request.version_mut() = if has_authority { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+        *request.headers_mut() = self.parts.headers.clone();
+        if let Some(protocol) = self.parts.extensions.get::<h2::ext::Protocol>() {
+            request.extensions_mut().insert(protocol.clone());
+        }
+        request
+    }
+
     fn set_uri(&mut self, edit: impl FnOnce(&mut http::uri::Parts)) {
         let mut parts = std::mem::take(&mut self.parts.uri).into_parts();
         let before = Uri::from_parts(parts.clone_parts());
