@@ -212,7 +212,7 @@ impl Builder {
         let mut mesh = Mesh {
             services,
             sidecars: BTreeMap::new(),
-            plane: control_plane.start(&scratch, &[&manifest_folder, &objects]),
+            plane: control_plane.process(&scratch, &[&manifest_folder, &objects]),
             control_plane,
             scratch,
             tokens: BTreeMap::new(),
@@ -220,11 +220,11 @@ impl Builder {
         let text: String = mesh.services.iter().map(|service| format!("---\n{:#}\n", objects::service(service))).collect();
         mesh.edit("services", &text);
         mesh.edit(ROUTES, &manifests.join("\n---\n"));
+        // All objects are there before the first look: nobody is told of half a mesh.
+        let keys: Vec<_> = workloads.into_iter().map(|workload| mesh.plan(workload)).collect();
         // Sidecars read the root that the control plane makes.
-        mesh.control_plane_ready().await;
-        for workload in workloads {
-            mesh.add(workload);
-        }
+        mesh.restart_control_plane().await;
+        keys.iter().for_each(|key| mesh.start_planned(key));
         mesh.ready().await;
         mesh
     }
@@ -241,7 +241,7 @@ struct ControlPlane {
 }
 
 impl ControlPlane {
-    fn start(self, scratch: &Scratch, folders: &[&PathBuf]) -> Process {
+    fn process(self, scratch: &Scratch, folders: &[&PathBuf]) -> Process {
         let tokens = scratch.path().join("tokens.json");
         scratch::write(&tokens, br#"{"tokens": {}}"#);
         let mut args = vec!["control-plane".to_owned()];
@@ -252,7 +252,7 @@ impl ControlPlane {
         option("--admin", self.admin.to_string());
         option("--tokens", tokens.display().to_string());
         let env = BTreeMap::from([("HEDDLE_LOG".to_owned(), "info".to_owned())]);
-        Process::start("control plane", &heddle(), args, env, scratch.folder("logs").join("control-plane.log"))
+        Process::stopped("control plane", &heddle(), args, env, scratch.folder("logs").join("control-plane.log"))
     }
 }
 
@@ -346,15 +346,28 @@ impl Mesh {
 
     /// Adds a workload and starts its sidecar; see [`Mesh::ready`].
     pub fn add(&mut self, workload: Workload) {
+        let key = self.plan(workload);
+        self.start_planned(&key);
+    }
+
+    /// Gives a workload its ports and writes its objects.
+    fn plan(&mut self, workload: Workload) -> String {
         let key = workload.key();
         let inbound: Vec<_> = workload.ports.iter().map(|(port, app)| (*port, if workload.meshed { free_port() } else { *app })).collect();
         let outbound = workload.upstreams.iter().map(|authority| (authority.clone(), free_port())).collect();
-        let mut sidecar = Sidecar { workload, process: None, admin: free_port(), inbound, outbound };
+        let sidecar = Sidecar { workload, process: None, admin: free_port(), inbound, outbound };
         self.write_objects(&sidecar, Condition::Ready);
+        self.sidecars.insert(key.clone(), sidecar);
+        key
+    }
+
+    /// Starts the sidecar of a workload that is planned, if it is to have one.
+    fn start_planned(&mut self, key: &str) {
+        let Some(mut sidecar) = self.sidecars.remove(key) else { return };
         if sidecar.workload.meshed {
-            sidecar.process = Some(self.start_sidecar(&sidecar, &key));
+            sidecar.process = Some(self.start_sidecar(&sidecar, key));
         }
-        self.sidecars.insert(key, sidecar);
+        self.sidecars.insert(key.to_owned(), sidecar);
     }
 
     fn start_sidecar(&mut self, sidecar: &Sidecar, key: &str) -> Process {

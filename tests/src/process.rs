@@ -50,9 +50,14 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn start(name: &str, program: &Path, args: Vec<String>, env: BTreeMap<String, String>, log: PathBuf) -> Self {
-        let mut process = Self { name: name.to_owned(), program: program.to_owned(), args, env, log, child: None, end_expected: false };
+        let mut process = Self::stopped(name, program, args, env, log);
         process.spawn();
         process
+    }
+
+    /// A process that [`Process::restart`] will start.
+    pub fn stopped(name: &str, program: &Path, args: Vec<String>, env: BTreeMap<String, String>, log: PathBuf) -> Self {
+        Self { name: name.to_owned(), program: program.to_owned(), args, env, log, child: None, end_expected: true }
     }
 
     fn spawn(&mut self) {
