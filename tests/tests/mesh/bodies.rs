@@ -4,7 +4,7 @@ use heddle_tests::http1::{self, answer, exchange};
 use heddle_tests::{App, Mesh, Wire, wait};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// Memory that one sidecar may gain while a body passes: windows and buffers of a few connections, and what an allocator keeps.
 const GROWTH_MAX: u64 = 24 * 1024 * 1024;
@@ -144,6 +144,61 @@ async fn a_response_that_is_cut_short_is_seen_to_be() {
         // A length tells by itself; only the connection's end can tell for the others.
         assert!(!orderly || target == "/length", "{target} ended as if it were whole: {text}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_short_is_seen_to_be() {
+    let (ended, mut ends) = mpsc::channel(1);
+    let app = App::serve(move |mut wire, _| {
+        let ended = ended.clone();
+        async move {
+            let (bytes, _) = wire.to_any_end().await;
+            ended.send(String::from_utf8_lossy(&bytes).into_owned()).await.unwrap();
+        }
+    })
+    .await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    for (framing, sent) in [("Content-Length: 1000", "only this"), ("Transfer-Encoding: chunked", "9\r\nonly this\r\n")] {
+        for by_reset in [true, false] {
+            let mut wire = mesh.connect().await;
+            wire.send(format!("POST / HTTP/1.1\r\nHost: echo\r\n{framing}\r\n\r\n{sent}")).await;
+            wait::until("what was sent", async || {
+                let received = app.received().last().cloned().unwrap_or_default();
+                if received.ends_with(sent.as_bytes()) { Ok(()) } else { Err(format!("{received:?}")) }
+            })
+            .await;
+            if by_reset {
+                wire.reset()
+            } else {
+                drop(wire)
+            }
+            let received = wait::soon("the end at the application", ends.recv()).await.unwrap();
+            assert!(received.ends_with(sent), "nothing was made up to complete it: {received}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_a_response_stops_it() {
+    let (ended, mut ends) = mpsc::channel(1);
+    let app = App::streams(move |stream| {
+        let ended = ended.clone();
+        async move {
+            let mut wire = Wire::new(stream);
+            if http1::request(&mut wire).await.is_some() {
+                wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                while wire.try_send(format!("400\r\n{}\r\n", "x".repeat(0x400))).await.is_ok() {}
+                ended.send(()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    let mut wire = mesh.connect().await;
+    wire.send("GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await;
+    wire.exactly(100_000).await;
+    drop(wire);
+    wait::soon("the application to be stopped", ends.recv()).await.unwrap();
 }
 
 #[tokio::test]

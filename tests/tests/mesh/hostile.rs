@@ -145,6 +145,28 @@ async fn an_idle_attacker_costs_no_time() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_and_asks_and_never_reads_is_left_waiting() {
+    let app = App::http1(|_| answer(200, "", "x".repeat(1000))).await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    let before = mesh.sidecar("client").memory();
+    let mut stream = mesh.connect().await.into_stream();
+    let many = "GET / HTTP/1.1\r\nHost: echo\r\n\r\n".repeat(1000);
+    let mut written = 0;
+    // Until the sidecar takes no more; a gigabyte of requests would be an endless queue.
+    while written < 1024 * 1024 * 1024 {
+        let writing = tokio::io::AsyncWriteExt::write(&mut stream, many.as_bytes());
+        match tokio::time::timeout(std::time::Duration::from_secs(1), writing).await {
+            Ok(Ok(n)) => written += n,
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    let growth = mesh.sidecar("client").memory().saturating_sub(before);
+    assert!(growth < GROWTH_MAX, "the sidecar has grown by {growth} bytes after {written} bytes of requests");
+    let mut wire = mesh.connect().await;
+    assert_eq!(exchange(&mut wire, "GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await.body.len(), 1000);
+}
+
+#[tokio::test]
 async fn a_slow_http1_head_does_not_hold_up_others() {
     let app = App::http1(|_| answer(200, "", "served")).await;
     let mesh = Mesh::pair(app.address(), "http").await;

@@ -65,9 +65,10 @@ const REFUSED: &[(u16, &str, &str)] = &[
 async fn ambiguous_requests_are_refused_and_never_reach_the_application() {
     let app = App::http1(|_| answer(200, "", "the application's own")).await;
     let mesh = Mesh::pair(app.address(), "http").await;
-    let address = mesh.outbound("client", "echo:80");
     let mut wrong = Vec::new();
-    for (status, what, request) in REFUSED {
+    // At the client's sidecar; and at the application's, by somebody outside of the mesh.
+    let doors = [mesh.outbound("client", "echo:80"), mesh.inbound("echo", 8080)];
+    for ((status, what, request), address) in REFUSED.iter().flat_map(|row| doors.map(|door| (row, door))) {
         let mut wire = Wire::connect(address).await;
         let mut bytes = request.replace('^', "\r\n").into_bytes();
         bytes.extend_from_slice(SMUGGLED.as_bytes());
