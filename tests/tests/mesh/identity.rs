@@ -21,19 +21,19 @@ use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
-const ECHO: &str = "spiffe://cluster.local/ns/default/sa/echo";
+pub(crate) const ECHO: &str = "spiffe://cluster.local/ns/default/sa/echo";
 /// What no wire must show.
 const SECRET: &str = "the-secret-of-the-request";
 
 /// A mesh whose Service `echo:80` has no endpoint but what [`lead`] says; the workload `echo` is there all the same.
-async fn without_endpoints(app: SocketAddr) -> Mesh {
+pub(crate) async fn without_endpoints(app: SocketAddr) -> Mesh {
     let workload = Workload::new("echo").label("app", "somewhere-else").serves(8080, app);
     let service = Service::new("echo", 80).protocol("http");
     Mesh::builder().service(service).workload(workload).client("client", &["echo:80"]).start().await
 }
 
 /// Says that the Pod `echo` is at another address: what stands there has to be it.
-async fn lead(mesh: &Mesh, address: SocketAddr) {
+pub(crate) async fn lead(mesh: &Mesh, address: SocketAddr) {
     let slice = format!(
         "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -136,7 +136,7 @@ async fn a_sidecar_shows_its_own_identity_in_tls_1_3() {
 }
 
 /// A sidecar's TLS for any identity, signed by the mesh's own authority.
-fn context(mesh: &Mesh, id: &str) -> TlsContext {
+pub(crate) fn context(mesh: &Mesh, id: &str) -> TlsContext {
     let read = |name| std::fs::read_to_string(mesh.state().join("ca").join(name)).unwrap();
     let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
     let authority = CertificateAuthority::from_pem(&trust_domain, &read("ca.key"), &read("root.pem")).unwrap();

@@ -14,6 +14,7 @@ mod chaos;
 mod connections;
 mod control_plane;
 mod detection;
+mod endings;
 mod grpc;
 mod heads;
 mod hostile;
