@@ -47,10 +47,8 @@ pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpS
             return refuse(&client, tcp, cause).await;
         }
     };
-    let declared = match policy.policy().protocol {
-        Protocol::Detect => target.learned().unwrap_or(Protocol::Detect),
-        declared => declared,
-    };
+    let declared = policy.policy().protocol;
+    let declared = target.learned().filter(|_| declared == Protocol::Detect).unwrap_or(declared);
     let (decide, silence): (fn(&[u8]) -> Detected, _) = match declared {
         Protocol::Opaque | Protocol::Tls => return opaque(&worker, &policy, tcp, Bytes::new()).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => (declared_http, None),
