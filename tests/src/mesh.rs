@@ -479,6 +479,19 @@ impl Mesh {
         self.sidecar(workload).metrics().await
     }
 
+    /// Waits until the samples of a workload's sidecar add up to exactly this: what is counted at the end of an exchange may be counted
+    /// just after its client has all of it.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub async fn counts(&self, workload: &str, name: &str, labels: &[(&str, &str)], expected: f64) {
+        wait::until(&format!("{name} {labels:?} of {workload} to be {expected}"), async || {
+            let found = self.metrics(workload).await.sum(name, labels);
+            if found == expected { Ok(()) } else { Err(format!("it is {found}")) }
+        })
+        .await;
+    }
+
     /// The control plane's `/status`.
     ///
     /// # Panics

@@ -117,8 +117,7 @@ async fn an_application_without_a_sidecar_is_reached_in_plaintext() {
         .start()
         .await;
     assert_eq!(app_of(&get(mesh.outbound("client", "web:80")).await), "plain");
-    let metrics = mesh.metrics("client").await;
-    assert_eq!(metrics.sum("heddle_http_requests_total", &[("mtls", "false"), ("code_class", "2xx")]), 1.0);
+    mesh.counts("client", "heddle_http_requests_total", &[("mtls", "false"), ("code_class", "2xx")], 1.0).await;
 }
 
 /// An HTTP/2 application that says its name.

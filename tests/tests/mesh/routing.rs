@@ -116,8 +116,7 @@ async fn what_no_rule_matches_is_404_and_says_so() {
         assert!(response.text().contains("outbound sidecar of"), "{}", response.text());
     }
     assert_eq!(exchange(&mut wire, "GET /only HTTP/1.1\r\nHost: web\r\n\r\n").await.status(), 200, "the connection goes on");
-    let metrics = shop.mesh.metrics("client").await;
-    assert_eq!(metrics.sum("heddle_http_requests_total", &[("cause", "no_route"), ("code_class", "4xx")]), 2.0);
+    shop.mesh.counts("client", "heddle_http_requests_total", &[("cause", "no_route"), ("code_class", "4xx")], 2.0).await;
 }
 
 #[tokio::test]

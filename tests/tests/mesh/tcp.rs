@@ -35,8 +35,9 @@ async fn either_side_may_end_first_and_the_other_goes_on() {
         assert_eq!(wire.to_end().await, b"before the server's end");
         wire.send("after the server's end").await;
         wire.finish().await;
-        let metrics = mesh.metrics("echo").await;
-        assert_eq!(metrics.sum("heddle_tcp_connections_total", &[("mtls", "false")]), 0.0, "{protocol}: between sidecars it is mTLS");
+        // Between sidecars it is mTLS.
+        mesh.counts("echo", "heddle_tcp_connections_total", &[], 2.0).await;
+        mesh.counts("echo", "heddle_tcp_connections_total", &[("mtls", "true"), ("cause", "none")], 2.0).await;
     }
 }
 
@@ -182,8 +183,9 @@ async fn many_connections_are_not_mixed_up() {
             wire.expect(format!("{n} in round {round}\n")).await;
         }
     }
-    let open = mesh.metrics("client").await.sum("heddle_tcp_connections_open", &[]);
-    assert!(open == 0.0 || open == 200.0, "{open} open connections");
+    mesh.counts("client", "heddle_tcp_connections_open", &[], 200.0).await;
+    drop(wires);
+    mesh.counts("client", "heddle_tcp_connections_open", &[], 0.0).await;
 }
 
 #[tokio::test]
