@@ -21,6 +21,7 @@ mod hostile;
 mod http2;
 mod identity;
 mod limits;
+mod random;
 mod retries;
 mod routing;
 mod routing_http2;
