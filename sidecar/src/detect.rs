@@ -62,9 +62,13 @@ fn http1(bytes: &[u8]) -> Detected {
     if space == 0 || bytes[space] != b' ' {
         return Detected::Opaque;
     }
-    let Some(end) = bytes.iter().take(DETECT_BYTES_MAX).position(|b| *b == b'\n') else {
-        let control = bytes.iter().any(|b| *b < 0x20 && *b != b'\r');
-        return if control || bytes.len() >= DETECT_BYTES_MAX { Detected::Opaque } else { Detected::NeedMore };
+    let end = bytes.iter().take(DETECT_BYTES_MAX).position(|b| *b == b'\n');
+    // Looked for in whole lines as in begun ones, so that the answer does not depend on how the bytes arrive.
+    if bytes[..end.unwrap_or(bytes.len())].iter().any(|b| *b < 0x20 && *b != b'\r') {
+        return Detected::Opaque;
+    }
+    let Some(end) = end else {
+        return if bytes.len() >= DETECT_BYTES_MAX { Detected::Opaque } else { Detected::NeedMore };
     };
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
     if line.len() > 9 && line[..line.len() - 1].ends_with(b" HTTP/1.") { Detected::Http1 } else { Detected::Opaque }
@@ -94,6 +98,7 @@ mod tests {
             (b"AMQP\x00\x00\x09\x01", Detected::Opaque),
             (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Detected::Opaque),
             (b"GET \x01", Detected::Opaque),
+            (b"GET /\0 HTTP/1.1\r\n", Detected::Opaque),
         ] {
             assert_eq!(detect(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }

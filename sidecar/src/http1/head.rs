@@ -767,8 +767,9 @@ fn names_version(bytes: &[u8]) -> bool {
 /// The reason phrase of a whole head; may be anything but a line's end (RFC 9112 §4).
 fn reason(head: &[u8]) -> &[u8] {
     // Empty lines before a status line are skipped, as before a request.
-    let line = head.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).find(|l| !l.is_empty()).unwrap_or_default();
-    line.splitn(3, |b| *b == b' ').nth(2).unwrap_or_default()
+    let line = head.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).find(|l| !l.is_empty()).unwrap_or(&head[..0]);
+    // Some servers leave out the space before an empty one too. Always a part of the head: its place is what is kept.
+    line.splitn(3, |b| *b == b' ').nth(2).unwrap_or(&line[line.len()..])
 }
 
 fn malformed(error: httparse::Error) -> HeadError {
@@ -804,6 +805,18 @@ mod tests {
     fn a_head_passes_in_order_and_case() {
         let text = "POST /a?b=c HTTP/1.1\r\nhOsT: x\r\nSOAPAction: \"Y\"\r\ncontent-LENGTH: 3\r\nX: 1\r\nx: 2\r\n\r\n";
         assert_eq!(written(&request(text).unwrap()), text);
+    }
+
+    #[test]
+    fn a_status_line_may_end_with_the_status() {
+        for line in ["HTTP/1.1 200", "HTTP/1.1 200 "] {
+            let mut head = ResponseHead::default();
+            let text = format!("{line}\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(head.parse(text.as_bytes(), false, false), Ok(Some(text.len())));
+            let mut out = Vec::new();
+            head.write(&mut out, false, 1);
+            assert_eq!(String::from_utf8(out).unwrap(), "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n");
+        }
     }
 
     #[test]
