@@ -232,8 +232,10 @@ impl Fields {
         if has_coding_field && version == 0 {
             return Err(HeadError::Ambiguous("Transfer-Encoding in HTTP/1.0"));
         }
-        if has_coding_field && !coded {
-            return Err(HeadError::Ambiguous("an empty Transfer-Encoding"));
+        // RFC 9110 §5.6.1 has them skipped, but not all applications do: one that takes `chunked,` for an unknown coding and the request
+        // for one without a body would take its chunks for requests.
+        if self.known(Known::TransferEncoding).any(|value| value.split(|b| *b == b',').any(|coding| coding.trim_ascii().is_empty())) {
+            return Err(HeadError::Ambiguous("an empty transfer coding"));
         }
         match (chunked, coded, length) {
             (true, _, _) => Ok(Some(Framing::Chunked)),
@@ -348,7 +350,7 @@ impl RequestHead {
         if host.is_none() && self.version == 1 {
             return Err(HeadError::Malformed("no Host"));
         }
-        if host.is_some_and(|h| h.iter().any(|b| b.is_ascii_whitespace() || matches!(b, b'/' | b'?' | b'#' | b'@' | b','))) {
+        if host.is_some_and(|h| !may_be_authority(h)) {
             return Err(HeadError::Malformed("an invalid Host"));
         }
         Ok(())
@@ -377,6 +379,9 @@ impl RequestHead {
             return Err(HeadError::Malformed("a fragment in the request target"));
         }
         let (authority, path_at) = if is_connect {
+            if !may_be_authority(target) {
+                return Err(HeadError::Malformed("an invalid authority in the request target"));
+            }
             (Some(self.target), target.len())
         } else if target.first() == Some(&b'/') || target == b"*" {
             (None, 0)
@@ -386,7 +391,7 @@ impl RequestHead {
             };
             let at = scheme + 3;
             let end = target[at..].iter().position(|b| matches!(b, b'/' | b'?')).map_or(target.len(), |n| at + n);
-            if end == at || target[at..end].contains(&b'@') {
+            if end == at || !may_be_authority(&target[at..end]) {
                 return Err(HeadError::Malformed("an invalid authority in the request target"));
             }
             (Some(span(base + at, end - at)), end)
@@ -726,6 +731,11 @@ fn span(start: usize, len: usize) -> Span {
     Span { start: u32::try_from(start).unwrap_or(u32::MAX), len: u32::try_from(len).unwrap_or(u32::MAX) }
 }
 
+/// Whether bytes have nothing that ends or splits an authority for one reader or another (RFC 3986 §3.2, RFC 9110 §4.2.4).
+fn may_be_authority(bytes: &[u8]) -> bool {
+    !bytes.iter().any(|b| b.is_ascii_whitespace() || matches!(b, b'/' | b'?' | b'#' | b'@' | b','))
+}
+
 /// The place of `part` within `whole`, of which it is a slice.
 fn within(whole: &[u8], part: &[u8]) -> Span {
     let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
@@ -837,6 +847,9 @@ mod tests {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
             "Transfer-Encoding: gzip",
             "Transfer-Encoding:",
+            "Transfer-Encoding: chunked,",
+            "Transfer-Encoding: , chunked",
+            "Transfer-Encoding:\r\nTransfer-Encoding: chunked",
             "Transfer-Encoding: xchunked",
             "Transfer-Encoding : chunked",
             "Transfer-Encoding\t: chunked",
