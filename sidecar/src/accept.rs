@@ -2,7 +2,7 @@
 
 use crate::metrics::Direction;
 use crate::worker::{Open, Worker};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +15,13 @@ use tokio::task::JoinSet;
 const BACKLOG: i32 = 4096;
 /// A pause when the process is out of descriptors: accepting again at once would fail again at once.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection that is silent for so long is probed.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// A probe that is not answered is followed by the next after this time.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// So many without an answer end the connection.
+const PROBES: u32 = 3;
 
 /// Opens a listener that others of this process may open as well.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -70,6 +77,17 @@ pub async fn run<F: Future<Output = ()> + 'static>(
     while connections.join_next().await.is_some() {}
 }
 
+/// Sets what every connection of ours has: no delay of small writes, and probes by which the system notices a peer that vanished
+/// without a word (a node that died, a firewall that forgot), which else would hold streams and memory for ever. On this host nobody does.
+pub fn prepare(tcp: &TcpStream, peer: SocketAddr) {
+    // A refusal of these options costs latency or memory, never correctness.
+    let _ = tcp.set_nodelay(true);
+    if !peer.ip().is_loopback() {
+        let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+        let _ = SockRef::from(tcp).set_tcp_keepalive(&probes);
+    }
+}
+
 async fn take<F: Future<Output = ()> + 'static>(
     worker: &Rc<Worker>,
     accepted: io::Result<(TcpStream, SocketAddr)>,
@@ -85,8 +103,7 @@ async fn take<F: Future<Output = ()> + 'static>(
                 crate::forward::reset(&tcp);
                 return;
             };
-            // A refusal of the option costs latency, never correctness.
-            let _ = tcp.set_nodelay(true);
+            prepare(&tcp, address);
             connections.spawn_local(serve(tcp, address, open));
         }
         Err(error) => {

@@ -1,5 +1,6 @@
 //! From an endpoint to a ready connection: pools, dialling, mTLS and the proof of who answered.
 
+use crate::accept;
 use crate::authorize::Permit;
 use crate::cause::Cause;
 use crate::http1::conn::Conn;
@@ -154,8 +155,7 @@ pub async fn open(worker: &Worker, peer: &Peer, protocol: MeshProtocol, timeout:
 async fn open_now(worker: &Worker, peer: &Peer, protocol: MeshProtocol) -> Result<Io, ConnectError> {
     let address = peer.address;
     let tcp = TcpStream::connect(address).await.map_err(|source| ConnectError::Tcp { address, source })?;
-    // A refusal of the option costs latency, never correctness.
-    let _ = tcp.set_nodelay(true);
+    accept::prepare(&tcp, address);
     let Some(identity) = &peer.identity else {
         return Ok(tcp.into());
     };

@@ -490,6 +490,10 @@ impl Exchange {
     ///
     /// `unprocessed`: the endpoint provably did not work on it; `replayable`: the whole request can be sent again.
     pub fn retry_failure(&mut self, cause: Cause, unprocessed: bool, replayable: bool) -> Option<Duration> {
+        if matches!(self.leg, Leg::Inbound(..)) {
+            // The application ended a kept connection before it began on the request: once more, on another one.
+            return (cause == Cause::Reset && unprocessed && replayable && self.tries == 1).then_some(Duration::ZERO);
+        }
         let retry = self.retry_policy()?;
         let by_policy = retry.source.is_some() && self.repeatable;
         let allowed = !matches!(cause, Cause::RequestTimeout | Cause::ClientGone) && (unprocessed || by_policy);

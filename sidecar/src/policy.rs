@@ -133,6 +133,10 @@ impl Backends {
     }
 }
 
+/// Metric handles that one policy remembers. Endpoints with ever new version labels must not make it grow; a forgotten handle is found
+/// again, at the price of a lookup.
+const HANDLES_MAX: usize = 1024;
+
 /// An outbound policy in force in one worker: one of it serves a whole exchange.
 #[derive(Debug)]
 pub struct WorkerOutbound {
@@ -205,6 +209,9 @@ impl WorkerOutbound {
             version: version.unwrap_or("none"),
             mtls,
         });
+        if handles.len() >= HANDLES_MAX {
+            handles.clear();
+        }
         handles.push(Handle { rule, backend, version: version.map(str::to_owned), mtls, metrics: metrics.clone() });
         metrics
     }

@@ -25,6 +25,9 @@ use tokio::task::JoinSet;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams that a peer may open and cancel before it is served on: the defence against rapid reset (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 32;
+/// The same for another sidecar, which has counted for its own clients, and carries the calls of all of them on one connection: a burst
+/// of calls that are given up must not end the others.
+const PENDING_RESETS_OF_SIDECAR_MAX: usize = STREAMS_MAX as usize;
 
 /// Interim responses that are passed on for one request: they are not under flow control, and no use has more than a few.
 const INTERIM_MAX: usize = 16;
@@ -39,7 +42,7 @@ pub async fn serve(client: Rc<Client>, io: Io) {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(limit * HEADER_SLACK).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_pending_accept_reset_streams(if client.peer.is_some() { PENDING_RESETS_OF_SIDECAR_MAX } else { PENDING_RESETS_MAX })
         .handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
         client.worker.metrics.limit_hit("http2_handshake");
@@ -219,6 +222,8 @@ async fn forward(
         };
         match &failure {
             Failure::ClientReset(_) => attempt.given_up(),
+            // It says that it has not begun: a restart, and no slowness.
+            Failure::Upstream { unprocessed: true, .. } => {}
             Failure::Timeout(_) | Failure::Upstream { .. } => attempt.failed(),
         }
         if let Some(delay) = judge(exchange, &attempt, head, &failure, &replay)? {
@@ -262,6 +267,10 @@ fn judge(
     exchange.attempt_ended(attempt, head, None, cause);
     if let Some(delay) = exchange.retry_failure(cause, unprocessed, replay.chunks().is_some()) {
         return Ok(Some(delay));
+    }
+    if unprocessed && attempt.picked.is_none() {
+        // The application has ended its connection before it began: the client may go elsewhere (RFC 9113 §8.7).
+        return Err(Ended::Reset(Reason::REFUSED_STREAM, cause));
     }
     if let Failure::Upstream { reason: Some(reason), by_endpoint: true, .. } = failure {
         // The application's own words.

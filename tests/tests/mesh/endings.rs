@@ -3,6 +3,7 @@
 use crate::identity::{ECHO, context, lead, without_endpoints};
 use bytes::Bytes;
 use heddle_tests::http1::{self, answer, exchange};
+use heddle_tests::http2::frames::{END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame};
 use heddle_tests::http2::{self, Client};
 use heddle_tests::{App, Mesh, Service, Wire, Workload, wait};
 use std::net::SocketAddr;
@@ -237,4 +238,89 @@ async fn streams_that_nobody_reads_do_not_stop_others() {
     for _ in 0..10 {
         assert_eq!(client.exchange(http2::request("GET", "/", &[]), b"").await.unwrap().status(), 200);
     }
+}
+
+/// The head of the next frame; `None`: the connection has ended.
+async fn next_head(wire: &mut Wire) -> Option<Vec<u8>> {
+    while wire.pending().len() < 9 {
+        wire.try_fill().await.ok().filter(|n| *n > 0)?;
+    }
+    Some(wire.exactly(9).await)
+}
+
+#[tokio::test]
+async fn a_request_that_an_ending_connection_did_not_take_goes_by_another() {
+    const GOAWAY: u8 = 7;
+    let app = App::serve(|mut wire, number| async move {
+        wire.send(frame(SETTINGS, 0, 0, &[])).await;
+        wire.exactly(PREFACE.len()).await;
+        let mut seen = 0;
+        while let Some(head) = next_head(&mut wire).await {
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            wire.exactly(len as usize).await;
+            if head[3] == SETTINGS && head[4] == 0 {
+                wire.send(frame(SETTINGS, 1, 0, &[])).await;
+            }
+            if head[3] != HEADERS {
+                continue;
+            }
+            seen += 1;
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            if (number, seen) == (0, 2) {
+                // Just now it has become too old: the first stream is the last one, and there is no error.
+                wire.send(frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).await;
+            } else {
+                // :status 200
+                wire.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])).await;
+            }
+        }
+    })
+    .await;
+    let mesh = Mesh::pair(app.address(), "http2").await;
+    let client = Client::connect(mesh.outbound("client", "echo:80")).await;
+    for _ in 0..3 {
+        assert_eq!(client.exchange(http2::request("POST", "/", &[]), b"").await.unwrap().status(), 200);
+    }
+    assert_eq!(app.connections(), 2);
+}
+
+async fn open_calls(mesh: &Mesh, wanted: f64) {
+    wait::until("the calls", async || {
+        match mesh.metrics("client").await.sum("heddle_http_requests_in_flight", &[("direction", "outbound")]) {
+            open if (open - wanted).abs() < 0.5 => Ok(()),
+            open => Err(format!("{open} are open")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_burst_of_calls_that_are_given_up_does_not_end_the_others() {
+    let app = http2::serve(|request, mut respond| async move {
+        let mut stream = respond.send_response(http2::response(200, &[]), false).unwrap();
+        let (_, mut body) = request.into_parts();
+        // Says what it is told, as long as somebody listens.
+        while let Ok(Some(chunk)) = http2::next(&mut body).await {
+            if stream.send_data(chunk, false).is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let mut mesh = Mesh::pair(app.address(), "http2").await;
+    let client = Client::connect(mesh.outbound("client", "echo:80")).await;
+    let (response, mut talk) = client.send(http2::request("POST", "/talk", &[]), false).await.unwrap();
+    let (_, mut heard) = wait::soon("a response", response).await.unwrap().into_parts();
+    // The other sidecar is busy meanwhile, and then reads begin and end of all calls at once.
+    mesh.sidecar_mut("echo").process().pause();
+    let mut calls = Vec::new();
+    for _ in 0..200 {
+        calls.push(client.send(http2::request("POST", "/", &[]), false).await.unwrap());
+    }
+    open_calls(&mesh, 201.0).await;
+    calls.iter_mut().for_each(|(_, stream)| stream.send_reset(h2::Reason::CANCEL));
+    open_calls(&mesh, 1.0).await;
+    mesh.sidecar_mut("echo").process().resume();
+    talk.send_data(Bytes::from_static(b"still there?"), false).unwrap();
+    assert_eq!(http2::next(&mut heard).await.unwrap().unwrap(), "still there?");
 }
