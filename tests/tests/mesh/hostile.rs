@@ -167,6 +167,30 @@ async fn a_client_that_asks_and_asks_and_never_reads_is_left_waiting() {
 }
 
 #[tokio::test]
+async fn an_application_that_sends_interim_responses_without_end_is_held_back() {
+    let app = App::streams(|stream| async move {
+        let mut wire = Wire::new(stream);
+        if heddle_tests::http1::request_head(&mut wire).await.is_some() {
+            let mut stream = wire.into_stream();
+            let many = "HTTP/1.1 102 Processing\r\nX-Padding: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n\r\n".repeat(1000);
+            while tokio::io::AsyncWriteExt::write_all(&mut stream, many.as_bytes()).await.is_ok() {}
+        }
+    })
+    .await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    let before = ["client", "echo"].map(|name| mesh.sidecar(name).memory());
+    let mut wire = mesh.connect().await;
+    wire.send("GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await;
+    wire.expect("HTTP/1.1 102 ").await;
+    // It is not read any more: everything comes to rest, at sizes that do not grow.
+    wait::until_steady("the sidecars' memory", 60, || ["client", "echo"].map(|name| mesh.sidecar(name).memory())).await;
+    for (name, before) in ["client", "echo"].into_iter().zip(before) {
+        let growth = mesh.sidecar(name).memory().saturating_sub(before);
+        assert!(growth < GROWTH_MAX, "the sidecar of {name} has grown by {growth} bytes");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_http1_head_does_not_hold_up_others() {
     let app = App::http1(|_| answer(200, "", "served")).await;
     let mesh = Mesh::pair(app.address(), "http").await;

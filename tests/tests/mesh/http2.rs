@@ -192,6 +192,33 @@ async fn resets_of_the_application_reach_the_client() {
 }
 
 #[tokio::test]
+async fn streams_of_a_client_whose_connection_is_cut_end_at_the_application() {
+    let (begun, mut seen) = mpsc::channel(20);
+    let app = http2::serve(move |_, mut respond| {
+        let begun = begun.clone();
+        async move {
+            begun.send(None).await.unwrap();
+            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            begun.send(Some(reason.ok())).await.unwrap();
+        }
+    })
+    .await;
+    let (_mesh, client) = pair(&app).await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(client.send(http2::request("POST", "/", &[]), false).await.unwrap());
+    }
+    for _ in 0..10 {
+        assert_eq!(wait::soon("the request", seen.recv()).await.unwrap(), None);
+    }
+    drop(client);
+    for _ in 0..10 {
+        assert_eq!(wait::soon("the reset", seen.recv()).await.unwrap(), Some(Some(Reason::CANCEL)));
+    }
+    drop(streams);
+}
+
+#[tokio::test]
 async fn an_answer_before_the_end_of_the_request_is_whole() {
     let app = http2::serve(|_, mut respond| async move {
         let mut stream = respond.send_response(http2::response(413, &[]), false).unwrap();

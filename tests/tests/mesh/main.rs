@@ -20,6 +20,7 @@ mod heads;
 mod hostile;
 mod http2;
 mod identity;
+mod idle;
 mod limits;
 mod random;
 mod retries;

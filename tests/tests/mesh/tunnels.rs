@@ -92,6 +92,18 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
 }
 
 #[tokio::test]
+async fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
+    let app = App::http1(|_| b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_vec()).await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    for _ in 0..2 {
+        let mut wire = mesh.connect().await;
+        let response = exchange(&mut wire, "GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await;
+        assert_eq!((response.status(), response.header("x-heddle-cause")), (502, Some("upstream_protocol")));
+    }
+    assert_eq!(app.connections(), 2, "nobody knows what such a connection speaks now");
+}
+
+#[tokio::test]
 async fn connect_is_a_tunnel_when_the_application_says_so() {
     let app = App::serve(|mut wire, _| async move {
         let Some(request) = http1::request(&mut wire).await else { return };
