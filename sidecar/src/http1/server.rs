@@ -19,7 +19,7 @@ use heddle_model::RequestView;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -537,7 +537,9 @@ impl Session {
     }
 
     /// Cuts the connection so that the client cannot take what it got for a whole response.
-    fn abort(self) {
+    fn abort(mut self) {
+        // What came before the cut is the client's, as far as it goes at once.
+        let _ = self.conn.poll_flush(&mut Context::from_waker(Waker::noop()));
         forward::reset(self.conn.io.tcp());
     }
 }
