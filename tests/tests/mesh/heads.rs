@@ -67,6 +67,20 @@ async fn obsolete_line_folding_of_a_response_becomes_spaces() {
 }
 
 #[tokio::test]
+async fn a_reason_may_be_missing() {
+    let app = App::http1(|request| {
+        format!("HTTP/1.1 200{}\r\nContent-Length: 2\r\n\r\nok", if request.target() == "/" { "" } else { " " }).into()
+    })
+    .await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    let mut wire = mesh.connect().await;
+    for (target, start) in [("/", "HTTP/1.1 200 "), ("/space", "HTTP/1.1 200 ")] {
+        let response = exchange(&mut wire, format!("GET {target} HTTP/1.1\r\nHost: echo\r\n\r\n")).await;
+        assert_eq!((response.start.as_str(), response.text().as_str()), (start, "ok"));
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_fields_pass_in_both_directions() {
     let app = App::http1(|request| {
         let many: String = (0..1000).map(|n| format!("X-Answer-{n}: {n}\r\n")).collect();

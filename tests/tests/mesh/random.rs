@@ -84,7 +84,8 @@ fn response(seed: u64, to_head: bool) -> Vec<u8> {
     let mut rng = Rng::with_seed(seed ^ 0xffff);
     let status = *rng.choice(&[200, 201, 204, 304, 404, 500, 599]).unwrap();
     let body = !to_head && !matches!(status, 204 | 304);
-    message(&mut rng, &format!("HTTP/1.1 {status} Reason {seed}\r\n"), body)
+    let reason = text(&mut rng, VISIBLE, 30);
+    message(&mut rng, &format!("HTTP/1.1 {status} {reason}\r\n"), body)
 }
 
 /// Writes in pieces of random sizes, some of which arrive alone.
