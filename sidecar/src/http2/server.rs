@@ -317,6 +317,12 @@ async fn send(
     attempt: &Attempt,
 ) -> Result<(Response, Sink), Failure> {
     let mut clock = Clock::new(attempt.deadline, attempt.idle);
+    // A call that was given up before it was sent stays here: an endpoint that sees many begin and end at once takes that for an attack
+    // (CVE-2023-44487) and ends the connection that all clients share.
+    let given_up = poll_fn(|cx| Poll::Ready(respond.poll_reset(cx))).await;
+    if let Poll::Ready(reset) = given_up {
+        return Err(Failure::ClientReset(reset.unwrap_or(Reason::CANCEL)));
+    }
     let sent = replay.chunks().unwrap_or_default();
     let bodiless = source.is_done() && sent.is_empty() && replay.trailers().is_none();
     let (mut response, stream) = lease.sender().send_request(head.to_send(), bodiless).map_err(|e| Failure::of(&e))?;
