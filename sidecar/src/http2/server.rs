@@ -3,7 +3,7 @@
 use super::message::{Request, Response, grpc_status, header_size};
 use super::mirror::{self, Copy};
 use super::pump::{self, PumpError, Replay, Sink, Source};
-use super::{CONNECTION_WINDOW, HEADER_SLACK, STREAM_WINDOW, STREAMS_MAX, client};
+use super::{CLIENT_CONNECTION_WINDOW, CONNECTION_WINDOW, HEADER_SLACK, STREAM_WINDOW, STREAMS_MAX, client};
 use crate::cause::Cause;
 use crate::clock::{Clock, Expired};
 use crate::exchange::{Attempt, Client, Exchange};
@@ -39,7 +39,7 @@ pub async fn serve(client: Rc<Client>, io: Io) {
     let limit = client.header_limit();
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(if client.peer.is_some() { CONNECTION_WINDOW } else { CLIENT_CONNECTION_WINDOW })
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(limit * HEADER_SLACK).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(if client.peer.is_some() { PENDING_RESETS_OF_SIDECAR_MAX } else { PENDING_RESETS_MAX })
