@@ -186,7 +186,8 @@ impl Attempt {
     }
 }
 
-/// An exchange from its request's head to its end. Dropped without [`Exchange::finish`], it is recorded as given up by the client.
+/// An exchange from its request's head to its end. Dropped without [`Exchange::finish`], it is recorded as given up by the client, or cut
+/// by this sidecar's end.
 #[derive(Debug)]
 pub struct Exchange {
     pub(crate) client: Rc<Client>,
@@ -579,7 +580,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.finished {
             let bytes = (self.request_bytes, 0);
-            record::exchange(self, None, Cause::ClientGone.answer().status, Cause::ClientGone, bytes);
+            let cause = self.client.worker.cut();
+            record::exchange(self, None, cause.answer().status, cause, bytes);
         }
     }
 }

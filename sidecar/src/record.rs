@@ -407,6 +407,6 @@ impl Tcp {
 
 impl Drop for Tcp {
     fn drop(&mut self) {
-        self.end(Copied { sent: 0, received: 0, cause: Cause::ClientGone });
+        self.end(Copied { sent: 0, received: 0, cause: self.worker.cut() });
     }
 }

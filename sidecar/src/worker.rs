@@ -2,6 +2,7 @@
 
 use crate::access_log::AccessLog;
 use crate::buffer::Buffers;
+use crate::cause::Cause;
 use crate::config::Config;
 use crate::connect::Connections;
 use crate::discover::Discovery;
@@ -143,6 +144,11 @@ impl Worker {
             self.mirrors.set(n + 1);
             MirrorSlot(self.mirrors.clone())
         })
+    }
+
+    /// Why something ends that nobody has ended: its client is gone, or the drain's deadline is here.
+    pub fn cut(&self) -> Cause {
+        if self.drain.phase() >= drain::Phase::Deadline { Cause::Draining } else { Cause::ClientGone }
     }
 
     /// Open client connections.
