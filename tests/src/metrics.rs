@@ -37,7 +37,7 @@ impl Metrics {
 
     /// The sum of these samples; 0 when there are none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.matching(name, labels).map(|sample| sample.value).sum()
+        self.matching(name, labels).fold(0.0, |sum, sample| sum + sample.value)
     }
 
     /// Every name on the page.

@@ -2,7 +2,7 @@
 
 use heddle_tests::http1::{self, answer, exchange};
 use heddle_tests::http2::{self, Client};
-use heddle_tests::{App, Mesh};
+use heddle_tests::{App, Mesh, wait};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -37,7 +37,15 @@ async fn a_silent_tcp_connection_is_reset_and_a_busy_one_is_not() {
     let silent = Instant::now();
     let (_, orderly) = wire.to_any_end().await;
     assert!(!orderly && silent.elapsed() >= IDLE / 2, "after {rounds} rounds it took {:?}", silent.elapsed());
-    mesh.counts("client", "heddle_tcp_connections_total", &[("cause", "idle_timeout")], 1.0).await;
+    // The policy holds in both sidecars: the one that is faster tells the other by a reset.
+    wait::until("the cause", async || {
+        let mut found = 0.0;
+        for name in ["client", "echo"] {
+            found += mesh.metrics(name).await.sum("heddle_tcp_connections_total", &[("cause", "idle_timeout")]);
+        }
+        if found >= 1.0 { Ok(()) } else { Err(format!("counted {found} times")) }
+    })
+    .await;
 }
 
 #[tokio::test]
