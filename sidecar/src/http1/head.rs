@@ -777,7 +777,8 @@ fn names_version(bytes: &[u8]) -> bool {
 /// The reason phrase of a whole head; may be anything but a line's end (RFC 9112 §4).
 fn reason(head: &[u8]) -> &[u8] {
     // Empty lines before a status line are skipped, as before a request.
-    let line = head.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).find(|l| !l.is_empty()).unwrap_or_else(|| &head[..0]);
+    let line =
+        head.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l)).find(|l| !l.is_empty()).unwrap_or_else(|| &head[..0]);
     // Some servers leave out the space before an empty one too. Always a part of the head: its place is what is kept.
     line.splitn(3, |b| *b == b' ').nth(2).unwrap_or_else(|| &line[line.len()..])
 }
