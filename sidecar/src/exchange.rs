@@ -107,7 +107,11 @@ impl Client {
 
     /// An answer of the table, with the place in it.
     pub fn error(&self, cause: Cause, detail: &str) -> Reply {
-        Reply::error(cause, &self.place(), detail)
+        let mut reply = Reply::error(cause, &self.place(), detail);
+        if reply.is_unprocessed() && self.peer.is_some() && matches!(self.side, Side::Inbound(_)) {
+            reply.headers.push((Reply::UNPROCESSED, "1".to_owned()));
+        }
+        reply
     }
 
     /// The policy in force for the next exchange; waits for the first answer of the control plane, but not for ever.
@@ -529,8 +533,19 @@ impl Exchange {
         Some(delay)
     }
 
+    /// Whether to try again because the other sidecar says that its application never saw the request, and how long to wait before.
+    pub fn retry_unprocessed(&mut self, attempt: &mut Attempt, response: &impl ResponseEdit, replayable: bool) -> Option<Duration> {
+        if attempt.peer.identity.is_none() || response.value(Reply::UNPROCESSED).is_none() {
+            return None;
+        }
+        let delay = self.retry_failure(Cause::ConnectFailed, true, replayable)?;
+        attempt.connect_failed();
+        Some(delay)
+    }
+
     /// Applies the rule's and the backend's filters to the response.
     pub fn edit_response(&mut self, response: &mut impl ResponseEdit) {
+        response.remove(Reply::UNPROCESSED);
         let filters = self.matched_rule().map_or(&[][..], |r| &r.filters);
         let of_backend = self.reference().map_or(&[][..], |r| &r.filters);
         for applied in filters.iter().chain(of_backend) {

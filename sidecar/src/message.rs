@@ -122,4 +122,13 @@ impl Reply {
 
     /// The field by which clients, the other sidecar and people tell this answer from an application's.
     pub const MARK: &'static str = "x-heddle-cause";
+
+    /// The field by which the sidecar at the application tells the other one, and nobody else, that the application never saw the
+    /// request. It is taken from applications' answers on the way in, and from all answers on the way out.
+    pub const UNPROCESSED: &'static str = "x-heddle-unprocessed";
+
+    /// Whether another endpoint may well do better with the same request, which this one's application never saw.
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(self.cause, Cause::ConnectFailed | Cause::ConnectTimeout | Cause::PolicyUnknown | Cause::Overload | Cause::Draining)
+    }
 }

@@ -271,6 +271,10 @@ impl Session {
         let failure = match outcome {
             Ok(()) => {
                 let status = self.response.status();
+                if let Some(delay) = exchange.retry_unprocessed(&mut attempt, &self.response, replayable) {
+                    exchange.attempt_ended(&attempt, &self.head, Some(status), Cause::ConnectFailed);
+                    return Judged::Again { fresh: false, delay };
+                }
                 // gRPC rides on HTTP/2 only: no status of its own here.
                 if let Some(delay) = exchange.retry_response(status, None, replayable && request.is_done()) {
                     attempt.failed();

@@ -128,6 +128,11 @@ fn answer(respond: &mut SendResponse<Bytes>, request: &Request, reply: &Reply) {
     if reply.cause != Cause::Filter {
         headers.insert(Reply::MARK, HeaderValue::from_static(reply.cause.flag()));
     }
+    for (name, value) in &reply.headers {
+        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    }
     let grpc = request.is_grpc() && reply.cause != Cause::Filter;
     if grpc {
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -136,11 +141,6 @@ fn answer(respond: &mut SendResponse<Bytes>, request: &Request, reply: &Reply) {
             headers.insert("grpc-message", message);
         }
     } else {
-        for (name, value) in &reply.headers {
-            if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
-                headers.append(name, value);
-            }
-        }
         if reply.cause != Cause::Filter {
             headers.insert("content-type", HeaderValue::from_static("text/plain; charset=utf-8"));
         }
@@ -193,6 +193,12 @@ async fn forward(
         let failure = match outcome {
             Ok((response, sink)) => {
                 let (status, grpc) = (response.parts.status.as_u16(), response.grpc_status());
+                if let Some(delay) = exchange.retry_unprocessed(&mut attempt, &response, replay.chunks().is_some()) {
+                    exchange.attempt_ended(&attempt, head, Some(status), Cause::ConnectFailed);
+                    drop((attempt, lease, response, sink));
+                    tokio::time::sleep(delay).await;
+                    continue;
+                }
                 if source.is_done()
                     && let Some(delay) = exchange.retry_response(status, grpc, replay.chunks().is_some())
                 {

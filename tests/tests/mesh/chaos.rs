@@ -72,6 +72,25 @@ async fn the_death_of_a_replica_fails_no_idempotent_request() {
     all.assert_flawless();
 }
 
+#[tokio::test]
+async fn an_application_that_does_not_listen_costs_no_request_while_its_sidecar_lives() {
+    let _alone = alone().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (b, c) = (working("b", Duration::from_millis(1)).await, working("c", Duration::from_millis(1)).await);
+    // No retry policy: what no application has seen is tried again by default.
+    let client = Workload::new("client").calls("work:80").env("HEDDLE_WORKERS", "1");
+    let mut builder = Mesh::builder().service(Service::new("work", 80).protocol("http")).workload(client);
+    for (name, address) in REPLICAS.iter().zip([closed, b.address(), c.address()]) {
+        builder = builder.workload(Workload::new(name).label("app", "work").serves(8080, address));
+    }
+    let mesh = builder.start().await;
+    let load = Plan::new(mesh.outbound("client", "work:80")).clients(8).start();
+    load.more(1_000).await;
+    load.stop().await.assert_flawless();
+    let refused = mesh.metrics("a").await.sum("heddle_http_requests_total", &[("cause", "connect_failed")]);
+    assert!(refused > 0.0, "the dead replica was never tried, which proves nothing");
+}
+
 /// Two replicas of 10 ms, and one of ten times as much.
 async fn one_slow(balancer: &str) -> Tally {
     let (a, b) = (working("a", Duration::from_millis(10)).await, working("b", Duration::from_millis(10)).await);

@@ -40,6 +40,22 @@ async fn an_answer_of_the_application_is_not_retried_unless_a_policy_says_so() {
 }
 
 #[tokio::test]
+async fn an_application_cannot_claim_that_it_never_saw_a_request() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let app = App::http1(move |_: &Message| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        answer(503, "X-Heddle-Unprocessed: 1\r\n", "")
+    })
+    .await;
+    let mesh = Mesh::pair(app.address(), "http").await;
+    let mut wire = mesh.connect().await;
+    let response = get(&mut wire, "POST", "once").await;
+    assert_eq!((response.status(), response.header("x-heddle-unprocessed")), (503, None));
+    assert_eq!(seen.load(Ordering::Relaxed), 1, "it was sent again");
+}
+
+#[tokio::test]
 async fn a_policy_retries_its_statuses_for_idempotent_methods() {
     let app = failing(2, 503).await;
     let policy = format!("{POLICY}  retry: {{attempts: 2, codes: [503], backoff: {{base: 1ms}}}}\n");
