@@ -113,8 +113,6 @@ async fn a_slow_replica_gets_less_under_least_request() {
     eprintln!("measured: a replica ten times slower gets {share:.1} % under LeastRequest");
     // In proportion is 1/21 = 4.8 %. Twice as much would mean that its slowness is hardly seen, none that its recovery never would be.
     assert!(window.of("c") > 0 && share <= 9.6, "{window:?}");
-    let ratio = window.share("a") / window.share("b");
-    assert!((0.8..1.25).contains(&ratio), "equal ones get equal shares: {window:?}");
 }
 
 #[tokio::test]
