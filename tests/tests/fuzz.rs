@@ -1,7 +1,7 @@
 //! The fuzz targets of `tests/fuzz` on mutated seeds: with stable Rust, and always the same inputs.
 //!
 //! `HEDDLE_FUZZ_INPUTS=1000000` runs more of them. `HEDDLE_FUZZ_CORPUS=DIR` writes the seeds to `DIR/TARGET`, for
-//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz TARGET DIR/TARGET`.
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz -s none TARGET DIR/TARGET`.
 
 #[path = "../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "the library of the fuzz crate")]

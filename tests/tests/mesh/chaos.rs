@@ -97,7 +97,7 @@ async fn one_slow(balancer: &str) -> Tally {
     let slow = working("c", Duration::from_millis(100)).await;
     let apps = [a, b, slow];
     let mesh = replicas(&apps, &policy(&format!("loadBalancer: {{policy: {balancer}}}"))).await;
-    let load = Plan::new(mesh.outbound("client", "work:80")).clients(12).start();
+    let load = Plan::new(mesh.outbound("client", "work:80")).clients(24).start();
     // Its slowness must be learned first.
     load.more(300).await;
     let window = load.more(1_200).await;
@@ -111,7 +111,8 @@ async fn a_slow_replica_gets_less_under_least_request() {
     let window = one_slow("LeastRequest").await;
     let share = window.share("c");
     eprintln!("measured: a replica ten times slower gets {share:.1} % under LeastRequest");
-    // In proportion is 1/21 = 4.8 %. Twice as much would mean that its slowness is hardly seen, none that its recovery never would be.
+    // In proportion is 1/21 = 4.8 %; requests in flight weighed by latency make it less. Twice as much would mean that its slowness is
+    // hardly seen, nothing at all that its recovery never would be.
     assert!(window.of("c") > 0 && share <= 9.6, "{window:?}");
 }
 
@@ -120,7 +121,7 @@ async fn a_slow_replica_gets_as_much_under_round_robin() {
     let _alone = alone().await;
     let window = one_slow("RoundRobin").await;
     eprintln!("measured: a replica ten times slower gets {:.1} % under RoundRobin", window.share("c"));
-    // Answers that are under way at either end of the window may move it by the 12 clients.
+    // Answers that are under way at either end of the window may move it by the 24 clients.
     assert!(REPLICAS.iter().all(|name| (window.share(name) - 100.0 / 3.0).abs() < 2.0), "{window:?}");
 }
 
