@@ -209,11 +209,17 @@ fn to_pod(snapshot: &Snapshot, key: &ObjectKey, pod: &core::Pod, address: Socket
     let tcp = if protocol.is_http() { Vec::new() } else { vec![whole(target.clone())] };
     let http = match protocol {
         Protocol::Opaque | Protocol::Tls => RouteTable::default(),
-        Protocol::Detect | Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            implicit(&source, target, None)
-        }
+        Protocol::Detect | Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => implicit(&source, target, None),
     };
-    OutboundPolicy { service: None, protocol, backends: backends.into_list(), http, tcp_source: (!tcp.is_empty()).then_some(source), tcp_idle: None, tcp }
+    OutboundPolicy {
+        service: None,
+        protocol,
+        backends: backends.into_list(),
+        http,
+        tcp_source: (!tcp.is_empty()).then_some(source),
+        tcp_idle: None,
+        tcp,
+    }
 }
 
 /// A backend that takes everything.

@@ -78,8 +78,17 @@ impl TryFrom<proto::OutboundPolicy> for OutboundPolicy {
 
     fn try_from(policy: proto::OutboundPolicy) -> Result<Self, WireError> {
         let protocol = policy.protocol().into();
-        let proto::OutboundPolicy { service_namespace, service_name, port: wire_port, protocol: _, backends, http, tcp, tcp_source, tcp_idle_ms } =
-            policy;
+        let proto::OutboundPolicy {
+            service_namespace,
+            service_name,
+            port: wire_port,
+            protocol: _,
+            backends,
+            http,
+            tcp,
+            tcp_source,
+            tcp_idle_ms,
+        } = policy;
         let service = if service_name.is_empty() {
             None
         } else {

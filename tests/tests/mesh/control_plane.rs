@@ -5,13 +5,15 @@ use heddle_tests::load::{Plan, Tally, alone};
 use heddle_tests::look::{config, in_force, outbound};
 use heddle_tests::mesh::ROUTES;
 use heddle_tests::pki::{Authority, Credential};
-use heddle_tests::{App, Mesh, Service, Workload, wait};
+use heddle_tests::{App, Mesh, Service, Wire, Workload, wait};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: echo\r\n\r\n";
 
 fn marked(mark: &str) -> String {
     format!(
@@ -55,7 +57,7 @@ async fn traffic_goes_on_without_the_control_plane_and_changes_are_made_up_for()
     eprintln!("measured: {} requests, {} failed; the change in force {back:?} after the control plane was ready", all.total(), all.failed);
     all.assert_flawless();
     assert!(back < Duration::from_secs(1), "{back:?}");
-    let answer = exchange(&mut mesh.connect().await, "GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await;
+    let answer = exchange(&mut mesh.connect().await, GET).await;
     assert_eq!(Message::parse(&answer.body).header("x-mark"), Some("meanwhile"));
 }
 
@@ -109,6 +111,9 @@ spec: {certificateLifetime: 4s}
         .await;
     let kept = Plan::new(mesh.outbound("client", "echo:80")).clients(2).start();
     let anew = Plan::new(mesh.outbound("client", "bytes:80")).clients(4).reconnecting().start();
+    // Connections end with their clients and not with certificates.
+    let mut open = Wire::connect(mesh.outbound("client", "bytes:80")).await;
+    assert_eq!(exchange(&mut open, GET).await.status(), 200);
     let began = Instant::now();
     let inbound = mesh.inbound("echo", 8080);
     let mut certificates = BTreeSet::new();
@@ -120,6 +125,7 @@ spec: {certificateLifetime: 4s}
         certificates.insert(certificate);
         ends.insert(end);
     }
+    assert_eq!(exchange(&mut open, GET).await.status(), 200);
     let tallies = [kept.stop().await, anew.stop().await];
     let metrics = mesh.metrics("client").await;
     let handshakes = metrics.sum("heddle_tls_handshakes_total", &[("side", "client")]);
