@@ -66,7 +66,8 @@ pub struct Answer {
     pub grpc: u8,
     /// A sentence for people, without the place.
     pub text: &'static str,
-    /// Whether the request was provably not processed, so that any method may be tried again.
+    /// Whether the application never saw the request and another endpoint may well do better with it: whatever the method, the other
+    /// sidecar is told so.
     pub unprocessed: bool,
     /// Whether the client's connection must end.
     pub close: bool,
@@ -113,35 +114,35 @@ impl Cause {
         let (flag, status, grpc, unprocessed, close, text) = match self {
             Self::None => ("none", 200, 0, false, false, "answered by the application"),
             Self::Filter => ("filter", 200, 0, false, false, "answered by a filter of the rule"),
-            Self::NoRoute => ("no_route", 404, UNIMPLEMENTED, true, false, "no rule of the attached routes matches this request"),
-            Self::InvalidBackend => ("invalid_backend", 500, UNAVAILABLE, true, false, "the rule refers to a backend that cannot be used"),
-            Self::InvalidFilter => ("invalid_filter", 500, UNAVAILABLE, true, false, "the rule has a filter that cannot be applied"),
-            Self::NoEndpoints => ("no_endpoints", 503, UNAVAILABLE, true, false, "the backend has no ready endpoint"),
+            Self::NoRoute => ("no_route", 404, UNIMPLEMENTED, false, false, "no rule of the attached routes matches this request"),
+            Self::InvalidBackend => ("invalid_backend", 500, UNAVAILABLE, false, false, "the rule refers to a backend that cannot be used"),
+            Self::InvalidFilter => ("invalid_filter", 500, UNAVAILABLE, false, false, "the rule has a filter that cannot be applied"),
+            Self::NoEndpoints => ("no_endpoints", 503, UNAVAILABLE, false, false, "the backend has no ready endpoint"),
             Self::PolicyUnknown => {
                 ("policy_unknown", 503, UNAVAILABLE, true, false, "the control plane has not yet said how to reach this destination")
             }
             Self::EgressDenied => {
-                ("egress_denied", 502, PERMISSION_DENIED, true, false, "the mesh does not know this destination and egress is denied")
+                ("egress_denied", 502, PERMISSION_DENIED, false, false, "the mesh does not know this destination and egress is denied")
             }
             Self::ConnectFailed => ("connect_failed", 503, UNAVAILABLE, true, false, "no connection to the endpoint"),
             Self::ConnectTimeout => {
                 ("connect_timeout", 503, UNAVAILABLE, true, false, "the endpoint did not accept the connection in time")
             }
-            Self::TlsFailed => ("tls_failed", 503, UNAVAILABLE, true, false, "mutual TLS with the endpoint failed"),
-            Self::NoCertificate => ("no_certificate", 503, UNAVAILABLE, true, false, "this sidecar has no certificate yet"),
+            Self::TlsFailed => ("tls_failed", 503, UNAVAILABLE, false, false, "mutual TLS with the endpoint failed"),
+            Self::NoCertificate => ("no_certificate", 503, UNAVAILABLE, false, false, "this sidecar has no certificate yet"),
             Self::RequestTimeout => ("request_timeout", 504, DEADLINE_EXCEEDED, false, false, "the request took longer than its timeout"),
             Self::AttemptTimeout => ("attempt_timeout", 504, DEADLINE_EXCEEDED, false, false, "the attempt took longer than its timeout"),
             Self::IdleTimeout => ("idle_timeout", 504, DEADLINE_EXCEEDED, false, true, "nothing was sent for longer than the idle timeout"),
             Self::Reset => ("reset", 502, UNAVAILABLE, false, false, "the endpoint ended the connection before its response was complete"),
             Self::UpstreamProtocol => ("upstream_protocol", 502, INTERNAL, false, false, "the endpoint's answer breaks the protocol"),
-            Self::BadRequest => ("bad_request", 400, INTERNAL, true, true, "the request is malformed or ambiguous"),
-            Self::HeaderTooLarge => ("header_too_large", 431, RESOURCE_EXHAUSTED, true, true, "the request's headers exceed the limit"),
+            Self::BadRequest => ("bad_request", 400, INTERNAL, false, true, "the request is malformed or ambiguous"),
+            Self::HeaderTooLarge => ("header_too_large", 431, RESOURCE_EXHAUSTED, false, true, "the request's headers exceed the limit"),
             Self::ResponseHeaderTooLarge => {
                 ("response_header_too_large", 502, RESOURCE_EXHAUSTED, false, false, "the response's headers or trailers exceed the limit")
             }
             Self::Overload => ("overload", 503, RESOURCE_EXHAUSTED, true, false, "too many requests at once"),
             Self::PlaintextRefused => {
-                ("plaintext_refused", 403, PERMISSION_DENIED, true, true, "this workload takes connections with mutual TLS only")
+                ("plaintext_refused", 403, PERMISSION_DENIED, false, true, "this workload takes connections with mutual TLS only")
             }
             Self::ClientGone => ("client_gone", 499, 1, false, true, "the client went away"),
             Self::Draining => ("draining", 503, UNAVAILABLE, true, true, "this sidecar is ending"),

@@ -108,7 +108,7 @@ impl Client {
     /// An answer of the table, with the place in it.
     pub fn error(&self, cause: Cause, detail: &str) -> Reply {
         let mut reply = Reply::error(cause, &self.place(), detail);
-        if reply.is_unprocessed() && self.peer.is_some() && matches!(self.side, Side::Inbound(_)) {
+        if reply.cause.answer().unprocessed && self.peer.is_some() && matches!(self.side, Side::Inbound(_)) {
             reply.headers.push((Reply::UNPROCESSED, "1".to_owned()));
         }
         reply
@@ -213,7 +213,6 @@ pub struct Exchange {
     pub(crate) endpoint: Option<SocketAddr>,
     /// Backends that get a copy of the request.
     pub mirrors: SmallVec<[Rc<WorkerBackend>; 1]>,
-    pub(crate) request_bytes: u64,
     /// The application's gRPC status, where it gave one.
     pub(crate) grpc: Option<u32>,
     pub(crate) finished: bool,
@@ -259,7 +258,6 @@ impl Exchange {
             metrics: None,
             endpoint: None,
             mirrors: SmallVec::new(),
-            request_bytes: 0,
             grpc: None,
             finished: false,
         }
@@ -594,9 +592,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.finished {
-            let bytes = (self.request_bytes, 0);
             let cause = self.client.worker.cut();
-            record::exchange(self, None, cause.answer().status, cause, bytes);
+            record::exchange(self, None, cause.answer().status, cause, (0, 0));
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::cause::Cause;
 use crate::trace::TraceHeaders;
 use heddle_model::RequestView;
 use heddle_model::filter::HeaderEdits;
+use std::borrow::Cow;
 
 /// A request's head that can be changed before it goes on.
 pub trait RequestEdit: RequestView {
@@ -51,6 +52,20 @@ fn is_framing(name: &str) -> bool {
     ["content-length", "transfer-encoding", "connection", "upgrade", "te", "keep-alive", "proxy-connection"]
         .iter()
         .any(|n| name.eq_ignore_ascii_case(n))
+}
+
+/// The values of one field as one (RFC 9110 §5.3): joined by commas where it is repeated.
+pub fn joined<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
+    let first = values.next()?;
+    let Some(second) = values.next() else {
+        return Some(Cow::Borrowed(first));
+    };
+    let mut all = first.to_vec();
+    for value in std::iter::once(second).chain(values) {
+        all.push(b',');
+        all.extend_from_slice(value);
+    }
+    Some(Cow::Owned(all))
 }
 
 /// Applies edits to a request.
@@ -126,9 +141,4 @@ impl Reply {
     /// The field by which the sidecar at the application tells the other one, and nobody else, that the application never saw the
     /// request. It is taken from applications' answers on the way in, and from all answers on the way out.
     pub const UNPROCESSED: &'static str = "x-heddle-unprocessed";
-
-    /// Whether another endpoint may well do better with the same request, which this one's application never saw.
-    pub fn is_unprocessed(&self) -> bool {
-        matches!(self.cause, Cause::ConnectFailed | Cause::ConnectTimeout | Cause::PolicyUnknown | Cause::Overload | Cause::Draining)
-    }
 }

@@ -1,6 +1,6 @@
 //! Heads of HTTP/2 messages, seen and edited as every phase of an exchange expects it.
 
-use crate::message::{RequestEdit, ResponseEdit};
+use crate::message::{RequestEdit, ResponseEdit, joined};
 use heddle_model::RequestView;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Uri};
@@ -108,17 +108,7 @@ impl RequestView for Request {
         {
             return Some(Cow::Borrowed(authority.as_str().as_bytes()));
         }
-        let mut values = self.parts.headers.get_all(name).iter();
-        let first = values.next()?.as_bytes();
-        let Some(second) = values.next() else {
-            return Some(Cow::Borrowed(first));
-        };
-        let mut all = first.to_vec();
-        for value in std::iter::once(second).chain(values) {
-            all.push(b',');
-            all.extend_from_slice(value.as_bytes());
-        }
-        Some(Cow::Owned(all))
+        joined(self.parts.headers.get_all(name).iter().map(HeaderValue::as_bytes))
     }
 }
 

@@ -3,7 +3,6 @@
 use super::HeadError;
 use crate::http1::body::Framing;
 use smallvec::SmallVec;
-use std::borrow::Cow;
 
 /// A range of the head's buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,20 +104,6 @@ impl Fields {
 
     pub(super) fn known(&self, known: Known) -> impl Iterator<Item = &[u8]> {
         self.list.iter().filter(move |f| f.known == known).map(|f| self.value(*f))
-    }
-
-    pub(super) fn joined(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
-        let mut values = self.values(name);
-        let first = values.next()?;
-        let Some(second) = values.next() else {
-            return Some(Cow::Borrowed(first));
-        };
-        let mut all = first.to_vec();
-        for value in std::iter::once(second).chain(values) {
-            all.push(b',');
-            all.extend_from_slice(value);
-        }
-        Some(Cow::Owned(all))
     }
 
     pub(super) fn append(&mut self, name: &[u8], value: &[u8]) {

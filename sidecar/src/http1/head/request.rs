@@ -3,6 +3,7 @@
 use super::fields::{ConnectionOptions, Fields, Known, Span, span, tokens, within, write_field};
 use super::{FIELDS_INLINE, FIELDS_MAX, HeadError, malformed};
 use crate::http1::body::Framing;
+use crate::message::joined;
 use heddle_model::RequestView;
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -312,7 +313,7 @@ impl RequestView for RequestHead {
         if name == "host" {
             return self.authority().map(|a| Cow::Borrowed(a.as_bytes()));
         }
-        self.fields.joined(name.as_bytes())
+        joined(self.fields.values(name.as_bytes()))
     }
 }
 
