@@ -6,6 +6,7 @@
 
 mod decode;
 mod files;
+mod json;
 mod kinds;
 mod limits;
 mod problem;
@@ -18,6 +19,7 @@ use std::{
     sync::Arc,
 };
 
+pub use json::{Flaw, JsonObject, read_json};
 pub use problem::{Level, Position, Problem};
 
 use self::{

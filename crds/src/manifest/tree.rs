@@ -48,6 +48,25 @@ pub(super) struct Scalar {
     plain: bool,
 }
 
+/// A tree without places: all of it is at the beginning. JSON has as many levels as its own parser allows (128 in serde_json).
+impl From<&serde_json::Value> for Node {
+    fn from(json: &serde_json::Value) -> Self {
+        let scalar = |text: String, plain| Value::Scalar(Scalar { text, plain });
+        let value = match json {
+            serde_json::Value::Null => scalar("null".to_owned(), true),
+            serde_json::Value::Bool(value) => scalar(value.to_string(), true),
+            serde_json::Value::Number(number) => scalar(number.to_string(), true),
+            serde_json::Value::String(text) => scalar(text.clone(), false),
+            serde_json::Value::Array(items) => Value::List(items.iter().map(Self::from).collect()),
+            serde_json::Value::Object(fields) => {
+                let entry = |(key, value): (&String, _)| Entry { key: key.clone(), key_at: Position::START, value: Self::from(value) };
+                Value::Map(fields.iter().map(entry).collect())
+            }
+        };
+        Self { at: Position::START, value }
+    }
+}
+
 /// What a scalar is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
