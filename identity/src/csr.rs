@@ -40,6 +40,11 @@ impl KeyPair {
         Ok(params.serialize_request(&self.0)?.der().to_vec())
     }
 
+    /// The pair itself, for the authority to sign its public half.
+    pub(crate) fn key_pair(&self) -> &rcgen::KeyPair {
+        &self.0
+    }
+
     /// Returns a copy of the private key for rustls. It stays inside this crate.
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()

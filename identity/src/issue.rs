@@ -1,6 +1,11 @@
 //! The certificate authority of the control plane: a root of its own, and short-lived workload certificates signed by it.
 
+mod https;
+mod outside;
 mod store;
+
+pub use https::HttpsServer;
+pub use outside::AuthorityPem;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -83,6 +88,9 @@ pub struct CertificateAuthority {
     trust_domain: TrustDomain,
     issuer: Issuer<'static, rcgen::KeyPair>,
     certificate: CertificateDer<'static>,
+    /// What follows a leaf, so that peers can verify it: the issuing certificate and those above it, without the anchor. Empty where
+    /// the issuing certificate is the anchor.
+    chain: Vec<CertificateDer<'static>>,
     bundle: TrustBundle,
     not_before: u64,
     not_after: u64,
@@ -119,7 +127,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When either does not parse, the certificate is no CA, names another trust domain, or does not belong to the key.
     pub fn from_pem(trust_domain: &TrustDomain, key: &str, certificate: &str) -> Result<Self, AuthorityError> {
-        let key = rcgen::KeyPair::from_pem(key).map_err(|_| AuthorityError::Unusable("the key is not a private key in pem form"))?;
+        let key = private_key(key)?;
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|_| AuthorityError::Unusable("the certificate is not in pem form"))?;
         Self::new(trust_domain, key, certificate)
@@ -142,27 +150,13 @@ impl CertificateAuthority {
         if lifetime.as_secs() == 0 {
             return Err(refuse("the lifetime is shorter than a second"));
         }
-        if now >= self.not_after {
-            return Err(AuthorityError::Expired { not_after: self.not_after });
-        }
+        self.refuse_expired(now)?;
         let key = requested_key(csr, id).map_err(refuse)?;
-
-        let mut params = CertificateParams::default();
-        // An empty subject makes the SAN critical (RFC 5280 §4.2.1.6).
-        params.distinguished_name = DistinguishedName::new();
+        let mut params = self.leaf(lifetime, now)?;
         params.subject_alt_names = vec![crate::csr::uri(id)?];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(random_serial()?);
-        set_dates(
-            &mut params,
-            now.saturating_sub(BACKDATING.as_secs()).max(self.not_before),
-            now.saturating_add(lifetime.as_secs()).min(self.not_after),
-        );
         let signed = params.signed_by(&key, &self.issuer)?;
-        Ok(Certificate::from_chain(vec![signed.der().clone()])?)
+        Ok(Certificate::from_chain(self.with_chain(signed.der()))?)
     }
 
     /// Returns the trust domain whose workloads it names.
@@ -177,17 +171,43 @@ impl CertificateAuthority {
         self.not_after
     }
 
-    /// Returns the bundle that trusts this authority and no other.
+    /// Returns the bundle that trusts this authority: itself, or the roots above it.
     #[must_use]
     pub fn trust_bundle(&self) -> &TrustBundle {
         &self.bundle
+    }
+
+    fn refuse_expired(&self, now: u64) -> Result<(), AuthorityError> {
+        if now >= self.not_after { Err(AuthorityError::Expired { not_after: self.not_after }) } else { Ok(()) }
+    }
+
+    /// What every leaf has in common, whomever it names.
+    fn leaf(&self, lifetime: Duration, now: u64) -> Result<CertificateParams, AuthorityError> {
+        let mut params = CertificateParams::default();
+        // An empty subject makes the SAN critical (RFC 5280 §4.2.1.6).
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(random_serial()?);
+        let not_before = now.saturating_sub(BACKDATING.as_secs()).max(self.not_before);
+        set_dates(&mut params, not_before, self.end_of(lifetime, now));
+        Ok(params)
+    }
+
+    fn end_of(&self, lifetime: Duration, now: u64) -> u64 {
+        now.saturating_add(lifetime.as_secs()).min(self.not_after)
+    }
+
+    fn with_chain(&self, leaf: &CertificateDer<'static>) -> Vec<CertificateDer<'static>> {
+        std::iter::once(leaf).chain(&self.chain).cloned().collect()
     }
 
     fn new(trust_domain: &TrustDomain, key: rcgen::KeyPair, certificate: CertificateDer<'static>) -> Result<Self, AuthorityError> {
         let (not_before, not_after) = check_authority(trust_domain, &key, &certificate)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         let bundle = TrustBundle::new(trust_domain, [certificate.to_vec()])?;
-        Ok(Self { trust_domain: trust_domain.clone(), issuer, certificate, bundle, not_before, not_after })
+        Ok(Self { trust_domain: trust_domain.clone(), issuer, certificate, chain: Vec::new(), bundle, not_before, not_after })
     }
 }
 
@@ -198,6 +218,11 @@ impl fmt::Debug for CertificateAuthority {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+/// Reads a private key: PKCS #8, PKCS #1 or SEC 1. The error quotes nothing of it.
+fn private_key(pem: &str) -> Result<rcgen::KeyPair, AuthorityError> {
+    rcgen::KeyPair::from_pem(pem).map_err(|_| AuthorityError::Unusable("the key is not a private key in pem form"))
 }
 
 /// Checks that the certificate is a CA's, belongs to the key and to the trust domain; returns its dates.

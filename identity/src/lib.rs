@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! csr           a fresh key, and the request for a certificate with a SPIFFE id
-//! issue         the certificate authority: answers such requests; its root on disk
+//! issue         the certificate authority: answers such requests; its root on disk, or an outside CA's issuing certificate
 //! certificate   a leaf with its chain, and when to renew it
 //! trust         roots by trust domain, several at a time while one replaces another
 //! verify        the chain and the expected id of a peer; yields `VerifiedPeer`, the proof of it
@@ -28,7 +28,7 @@ pub use certificate::{Certificate, CertificateError};
 pub use client_hello::ClientHello;
 pub use csr::{CsrError, KeyPair, csr};
 pub use heddle_model::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use issue::{AuthorityError, CertificateAuthority};
+pub use issue::{AuthorityError, AuthorityPem, CertificateAuthority, HttpsServer};
 pub use tls::{MeshProtocol, TlsContext, TlsError};
 pub use trust::{TrustBundle, TrustError};
 pub use verify::{PeerError, VerifiedPeer, VerifyError};

@@ -29,7 +29,7 @@ use rustls::crypto::{CryptoProvider, GetRandomFailed};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig, TicketRotator, version};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use thiserror::Error;
 
 use crate::certificate::Certificate;
@@ -248,6 +248,19 @@ pub fn bootstrap_client(bundle: &TrustBundle, expected: &SpiffeId) -> Result<Arc
     Ok(Arc::new(config))
 }
 
+/// Makes the configuration of an HTTPS server for clients outside the mesh, which know it by DNS name and show no certificate: an API
+/// server that calls webhooks. HTTP/1.1 only, so that an end is one response away and never a stream.
+pub(crate) fn https_server(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider().clone())
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
 /// Returns the key of an endpoint in the session cache, in the only form that rustls takes. It is never sent and never verified.
 ///
 /// Sessions are kept by address and port, because each sidecar has its own ticket keys, also where several share an address.
@@ -269,7 +282,7 @@ pub fn session_name(endpoint: SocketAddr) -> ServerName<'static> {
 /// The algorithms, chosen once: TLS 1.3 only, AES-128 first (the fastest where the processor has AES, which both of our targets have),
 /// and the hybrid of X25519 and ML-KEM-768 before the classical groups, so that recorded traffic stays closed to later quantum
 /// computers.
-fn provider() -> &'static Arc<CryptoProvider> {
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = default_provider();
         provider.cipher_suites = vec![

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use heddle_model::spiffe_id::TrustDomain;
 
-use super::{AuthorityError, CertificateAuthority};
+use super::{AuthorityError, AuthorityPem, CertificateAuthority};
 
 /// The private key, PKCS #8 in PEM, mode 0600.
 const KEY_FILE: &str = "ca.key";
@@ -76,12 +76,9 @@ impl CertificateAuthority {
                 });
             }
         }
-        let certificate = pem::encode_config(
-            &pem::Pem::new("CERTIFICATE", self.certificate.to_vec()),
-            pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-        );
+        let AuthorityPem { key, certificate } = self.to_pem();
         write(&certificate_path, 0o644, &certificate)?;
-        write(&key_path, 0o600, &self.issuer.key().serialize_pem())?;
+        write(&key_path, 0o600, &key)?;
         // The names themselves must survive a power cut.
         let directory_file = File::open(directory).map_err(at(directory))?;
         directory_file.sync_all().map_err(at(directory))
