@@ -21,6 +21,7 @@ use std::{
 
 pub use json::{Flaw, JsonObject, read_json};
 pub use problem::{Level, Position, Problem};
+pub use suggest::nearest;
 
 use self::{
     decode::Finding,

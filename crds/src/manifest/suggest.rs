@@ -4,7 +4,7 @@
 const MAX_WORD: usize = 64;
 
 /// The word of `known` that is near enough to `word` to be meant, if there is one.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
