@@ -7,6 +7,7 @@
 //! trust         roots by trust domain, several at a time while one replaces another
 //! verify        the chain and the expected id of a peer; yields `VerifiedPeer`, the proof of it
 //! tls           the one place where rustls configurations are made
+//! unverified    TLS without verification, for the kubelet's HTTPS probes alone
 //! client_hello  what the first bytes of a TLS connection say, without taking part in it
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod csr;
 pub mod issue;
 pub mod tls;
 pub mod trust;
+pub mod unverified;
 pub mod verify;
 
 pub use certificate::{Certificate, CertificateError};

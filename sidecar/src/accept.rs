@@ -5,7 +5,7 @@ use crate::worker::{Open, Worker};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,13 +23,34 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// So many without an answer end the connection.
 const PROBES: u32 = 3;
 
+/// An address on which both families are heard, where `address` is any address of either: `[::]`, or `0.0.0.0` on a host without IPv6.
+pub fn of_both_families(address: SocketAddr) -> SocketAddr {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+    let has_ipv6 = || Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).and_then(|socket| socket.set_only_v6(false)).is_ok();
+    if !address.ip().is_unspecified() {
+        address
+    } else if has_ipv6() {
+        both
+    } else {
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))
+    }
+}
+
+/// Hears both families on `[::]`, whatever the host's default is (`net.ipv6.bindv6only`).
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())
+}
+
 /// Opens a listener that others of this process may open as well.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -39,7 +60,7 @@ pub fn is_taken(address: SocketAddr) -> bool {
     let probe = || -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
+        bind(&socket, address)?;
         // Only listening tells: a bound socket without it may share the address with sockets in TIME_WAIT.
         socket.listen(1)
     };
@@ -97,6 +118,7 @@ async fn take<F: Future<Output = ()> + 'static>(
 ) {
     match accepted {
         Ok((tcp, address)) => {
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             worker.metrics.accepted();
             let Some(open) = worker.admit(direction) else {
                 worker.metrics.limit_hit("connections");

@@ -3,6 +3,7 @@
 //! It asks nobody who they are, so it refuses requests whose `Host` is not a loopback name: a web page that resolves its own name to
 //! 127.0.0.1 (DNS rebinding) reaches nothing.
 
+pub(crate) mod server;
 mod view;
 
 #[cfg(test)]
@@ -11,40 +12,21 @@ mod tests;
 use crate::config::Config;
 use crate::discover::{Discovery, Known, ResolvedInbound};
 use crate::drain::{Drain, Phase};
+use crate::intercept::check::Check;
 use heddle_identity::{TlsContext, unix_now};
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, TextEncoder};
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-
-/// Scrapers, probes and a person or two.
-const CONNECTIONS_MAX: usize = 64;
-/// Heads of such requests are small.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// A client that is slower than this over its head is given up.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// And so is one that keeps a connection longer, asking or not: a scraper connects again.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// A pause after the listener failed (no descriptors left), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 const PATHS: &str = "\
 /metrics      metrics, Prometheus text format
@@ -65,6 +47,10 @@ struct Shared {
     workload: Workload,
     context: watch::Receiver<Option<Arc<TlsContext>>>,
     inbound: Vec<(u16, watch::Receiver<Known<ResolvedInbound>>)>,
+    /// The answer for a port that the application cannot have, where connections are intercepted: it says whether the control plane knows
+    /// the pod.
+    pod: Option<watch::Receiver<Known<ResolvedInbound>>>,
+    check: Option<Arc<Check>>,
     discovery: Discovery,
     drain: Drain,
 }
@@ -78,7 +64,7 @@ struct Workload {
 }
 
 impl Admin {
-    /// `metrics` gathers those of all threads; it is called for each scrape.
+    /// `metrics` gathers those of all threads; it is called for each scrape. `check` is there where connections are intercepted.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -86,22 +72,24 @@ impl Admin {
         context: watch::Receiver<Option<Arc<TlsContext>>>,
         discovery: Discovery,
         drain: Drain,
+        check: Option<Arc<Check>>,
     ) -> Self {
-        let ports: BTreeSet<u16> = config.inbound.iter().map(|listener| listener.port).collect();
+        let ports: BTreeSet<u16> = config.inbound.iter().map(|listener| listener.port).chain(config.pod.inbound_ports.clone()).collect();
         // Held for the life of the process: these are asked for at once, and never given up.
         let inbound = ports.into_iter().map(|port| (port, discovery.inbound(port))).collect();
+        let pod = config.inbound_intercept.filter(|intercept| intercept.port() != 0).map(|intercept| discovery.inbound(intercept.port()));
         let workload = Workload {
             namespace: config.namespace.clone(),
             name: config.workload.clone(),
             service_account: config.service_account.clone(),
         };
-        Self { shared: Arc::new(Shared { metrics: Box::new(metrics), workload, context, inbound, discovery, drain }) }
+        Self { shared: Arc::new(Shared { metrics: Box::new(metrics), workload, context, inbound, pod, check, discovery, drain }) }
     }
 
     /// Why traffic must not come now; empty: it may.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
-        let Shared { context, inbound, drain, .. } = &*self.shared;
+        let Shared { context, inbound, pod, check, drain, .. } = &*self.shared;
         let mut reasons = Vec::new();
         match drain.phase() {
             Phase::Serving => {}
@@ -121,51 +109,31 @@ impl Admin {
                 Known::Policy(_) => {}
             }
         }
+        match pod.as_ref().map(|known| known.borrow().clone()) {
+            Some(Known::Pending) => reasons.push("the control plane has not answered for this pod yet".to_owned()),
+            Some(Known::Unknown) => reasons.push("the control plane does not know this pod yet".to_owned()),
+            Some(Known::Policy(_)) | None => {}
+        }
+        reasons.extend(check.as_ref().and_then(|check| check.failure()));
         reasons
     }
 
     /// Serves until `ended`; open connections are then closed. Cancel safe in the same way.
     pub async fn serve(self, listener: TcpListener, ended: impl Future<Output = ()>) {
-        let mut ended = pin!(ended);
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = JoinSet::new();
-        loop {
-            // The slot first: what is not accepted waits in the kernel's queue, which is bounded as well.
-            let accepted = async {
-                let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-                let (stream, _) = listener.accept().await?;
-                Ok::<_, io::Error>((slot, stream))
-            };
-            tokio::select! {
-                () = &mut ended => return,
-                accepted = accepted => match accepted {
-                    Ok((slot, stream)) => {
-                        let admin = self.clone();
-                        connections.spawn(async move {
-                            admin.connection(stream).await;
-                            drop(slot);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the admin server cannot accept");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                // Finished ones are taken away, so that the set does not grow.
-                Some(_) = connections.join_next() => {}
-            }
-        }
+        server::serve(listener, ended, move |request| std::future::ready(self.answer(&request))).await;
     }
 
-    async fn connection(&self, stream: TcpStream) {
-        let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(self.answer(&request))));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        // A client that breaks off, or takes for ever, is its own loss.
-        let _ = timeout(CONNECTION_TIMEOUT, connection).await;
+    /// A page that anybody may see; `None`: it is none of them.
+    pub(crate) fn public(&self, path: &str) -> Option<Response<Full<Bytes>>> {
+        match path {
+            "/metrics" => Some(self.metrics()),
+            "/live" => Some(text(StatusCode::OK, "live\n")),
+            "/ready" => Some(match self.not_ready().join("\n") {
+                reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n"),
+                reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons + "\n"),
+            }),
+            _ => None,
+        }
     }
 
     /// Bodies are never read: hyper closes the connection of a client that sends one.
@@ -179,12 +147,7 @@ impl Admin {
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/" if get => text(StatusCode::OK, PATHS),
-            "/metrics" if get => self.metrics(),
-            "/live" if get => text(StatusCode::OK, "live\n"),
-            "/ready" if get => match self.not_ready().join("\n") {
-                reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n"),
-                reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons + "\n"),
-            },
+            path @ ("/metrics" | "/live" | "/ready") if get => self.public(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, PATHS)),
             "/config" if get => self.config(),
             "/drain" if request.method() == Method::POST => {
                 self.shared.drain.request();
@@ -246,7 +209,7 @@ fn method_not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     with_type(status, "text/plain; charset=utf-8", body)
 }
 

@@ -13,16 +13,28 @@
 //! | `HEDDLE_WORKERS` | worker threads | the cores, at most 2 |
 //! | `HEDDLE_INBOUND` | `listen=application#port`, by commas; `port` is the one that policies name | none |
 //! | `HEDDLE_OUTBOUND` | `listen=host:port`, by commas; `host:port` as the application would call it | none |
-//! | `HEDDLE_INBOUND_INTERCEPT` | listener for redirected inbound connections | none |
-//! | `HEDDLE_OUTBOUND_INTERCEPT` | listener for redirected outbound connections | none |
+//! | `HEDDLE_INBOUND_INTERCEPT` | listener for redirected inbound connections; `0.0.0.0` is all addresses of both families, as `[::]` is | none |
+//! | `HEDDLE_OUTBOUND_INTERCEPT` | listener for redirected outbound connections; the same | none |
+//! | `HEDDLE_HEALTH` | address of `/ready`, `/live`, `/metrics` and `/probe/` for the kubelet; the same | none |
+//! | `HEDDLE_PROBES` | checks of the application behind `/probe/`, as JSON: see [`crate::probe`] | none |
+//! | `HEDDLE_POD_IPS` | the pod's addresses, by commas | none |
+//! | `HEDDLE_INBOUND_PORTS` | TCP ports that the pod declares, by commas | none |
+//! | `HEDDLE_TRACE_SAMPLING` | percentage of traces that are sampled | the mesh's |
+//! | `HEDDLE_ACCESS_LOG` | `on` or `off` | the mesh's |
 //! | `HEDDLE_HEADER_LIMIT` | bytes of one header or trailer section, on every leg | 98304 |
 //! | `HEDDLE_DRAIN_SECONDS` | how long connections may take to end | 30 |
 //! | `HEDDLE_LAME_DUCK_SECONDS` | how long to accept still after the end was announced | 2 |
+//! | `HEDDLE_BUSY_POLL_MICROSECONDS` | how long a worker looks for work without sleeping after each request, at most 1000: lower latency for more processor time | 0 |
 //! | `HEDDLE_LOG` | filter of `tracing`, such as `info,heddle_sidecar=debug` | `info` |
 //! | `HEDDLE_LOG_FORMAT` | `text` or `json` | `text` |
 //!
 //! Secrets come in files only: an environment is shown by too many tools.
 
+pub mod pod;
+pub(crate) mod read;
+
+use self::pod::Pod;
+use self::read::{Reader, parse_within, sentence};
 use heddle_model::spiffe_id::{SpiffeId, TrustDomain};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -45,6 +57,8 @@ const WORKERS_MAX: usize = 64;
 const WORKERS_DEFAULT_MAX: usize = 2;
 /// An hour: longer is a sidecar that never ends.
 const SECONDS_MAX: u64 = 3600;
+/// A millisecond: a worker that looks for longer takes a whole core at 1,000 requests a second.
+const BUSY_POLL_MAX: u64 = 1000;
 /// Listeners of one kind. A pod with more ports or upstreams uses interception.
 const LISTENERS_MAX: usize = 256;
 
@@ -83,6 +97,10 @@ pub struct Config {
     pub drain: Duration,
     /// How long to accept still after the end was announced.
     pub lame_duck: Duration,
+    /// How long a worker looks for work without sleeping after each request.
+    pub busy_poll: Duration,
+    /// What only a pod has.
+    pub pod: Pod,
     /// Filter of `tracing`.
     pub log: String,
     /// Form of the log.
@@ -163,7 +181,7 @@ impl Config {
     /// # Errors
     /// All mistakes.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>, cores: NonZeroUsize) -> Result<Self, ConfigErrors> {
-        let mut read = Reader { lookup, mistakes: Vec::new() };
+        let mut read = Reader::new(lookup);
         let seconds = |text: &str| parse_within(text, 0, SECONDS_MAX).map(Duration::from_secs);
         let workers =
             |text: &str| parse_within(text, 1, WORKERS_MAX).and_then(|n| NonZeroUsize::new(n).ok_or_else(|| "must not be 0".to_owned()));
@@ -178,14 +196,17 @@ impl Config {
         let trust_roots_file = read.required("HEDDLE_TRUST_ROOTS_FILE", path);
         let admin = read.or("HEDDLE_ADMIN", SocketAddr::from(([127, 0, 0, 1], 15020)), loopback);
         let workers = read.or("HEDDLE_WORKERS", defaults, workers);
-        let inbound = read.list("HEDDLE_INBOUND", InboundListener::parse);
-        let outbound = read.list("HEDDLE_OUTBOUND", OutboundListener::parse);
+        let inbound = read.list_of("HEDDLE_INBOUND", LISTENERS_MAX, InboundListener::parse);
+        let outbound = read.list_of("HEDDLE_OUTBOUND", LISTENERS_MAX, OutboundListener::parse);
         let inbound_intercept = read.optional("HEDDLE_INBOUND_INTERCEPT", address);
         let outbound_intercept = read.optional("HEDDLE_OUTBOUND_INTERCEPT", address);
         let header_limit =
             read.or("HEDDLE_HEADER_LIMIT", HEADER_LIMIT_DEFAULT, |text| parse_within(text, HEADER_LIMIT_MIN, HEADER_LIMIT_MAX));
         let drain = read.or("HEDDLE_DRAIN_SECONDS", Duration::from_secs(30), seconds);
         let lame_duck = read.or("HEDDLE_LAME_DUCK_SECONDS", Duration::from_secs(2), seconds);
+        let busy_poll = read
+            .or("HEDDLE_BUSY_POLL_MICROSECONDS", Duration::ZERO, |text| parse_within(text, 0, BUSY_POLL_MAX).map(Duration::from_micros));
+        let pod = Pod::read(&mut read);
         let log = read.or("HEDDLE_LOG", "info".to_owned(), log_filter);
         let log_format = read.or("HEDDLE_LOG_FORMAT", LogFormat::Text, str::parse);
 
@@ -195,9 +216,13 @@ impl Config {
             .chain(outbound.iter().map(|l| ("HEDDLE_OUTBOUND", l.listen)))
             .chain(inbound_intercept.map(|a| ("HEDDLE_INBOUND_INTERCEPT", a)))
             .chain(outbound_intercept.map(|a| ("HEDDLE_OUTBOUND_INTERCEPT", a)))
+            .chain(pod.health.map(|a| ("HEDDLE_HEALTH", a)))
             .chain([("HEDDLE_ADMIN", admin)]);
-        read.mistakes.extend(twice(listeners));
-        let Reader { lookup: _, mistakes } = read;
+        twice(listeners).into_iter().for_each(|mistake| read.note(mistake));
+        let mistakes = match read.finish(()) {
+            Ok(()) => Vec::new(),
+            Err(ConfigErrors(mistakes)) => mistakes,
+        };
         match (namespace, workload, trust_domain, control_plane, token_file, trust_roots_file) {
             (Some(namespace), Some(workload), Some(trust_domain), Some(control_plane), Some(token_file), Some(trust_roots_file))
                 if mistakes.is_empty() =>
@@ -219,78 +244,14 @@ impl Config {
                     header_limit,
                     drain,
                     lame_duck,
+                    busy_poll,
+                    pod,
                     log,
                     log_format,
                 })
             }
             // A value is missing only where a mistake was noted.
             _ => Err(ConfigErrors(mistakes)),
-        }
-    }
-}
-
-/// Takes values and notes what is wrong with them.
-struct Reader<L> {
-    lookup: L,
-    mistakes: Vec<String>,
-}
-
-impl<L: Fn(&str) -> Option<OsString>> Reader<L> {
-    /// An empty variable counts as absent, as templates leave them.
-    fn text(&mut self, name: &str) -> Option<String> {
-        match (self.lookup)(name)?.into_string() {
-            Ok(text) => Some(text.trim().to_owned()).filter(|t| !t.is_empty()),
-            Err(_) => {
-                self.mistakes.push(format!("{name} is not UTF-8: write it in plain text."));
-                None
-            }
-        }
-    }
-
-    fn parsed<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        parse(text).map_err(|reason| self.mistakes.push(format!("{name}=\"{text}\": {reason}."))).ok()
-    }
-
-    fn required<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let noted = self.mistakes.len();
-        let Some(text) = self.text(name) else {
-            if self.mistakes.len() == noted {
-                self.mistakes.push(format!("{name} is not set: the sidecar cannot start without it."));
-            }
-            return None;
-        };
-        self.parsed(name, &text, parse)
-    }
-
-    fn required_or<T>(&mut self, name: &str, default: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(name).unwrap_or_else(|| default.to_owned());
-        self.parsed(name, &text, parse)
-    }
-
-    fn optional<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(name)?;
-        self.parsed(name, &text, parse)
-    }
-
-    fn or<T>(&mut self, name: &str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        self.optional(name, parse).unwrap_or(default)
-    }
-
-    /// Each item has its own sentence.
-    fn list<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        let Some(text) = self.text(name) else { return Vec::new() };
-        let items: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
-        if items.len() > LISTENERS_MAX {
-            self.mistakes.push(format!("{name} has {} listeners: at most {LISTENERS_MAX} are possible, use interception.", items.len()));
-            return Vec::new();
-        }
-        items.into_iter().filter_map(|item| self.parsed(name, item, &parse)).collect()
-    }
-
-    fn refuse_secret(&mut self, name: &str, file: &str) {
-        if (self.lookup)(name).is_some() {
-            self.mistakes
-                .push(format!("{name} is set: a secret does not belong in an environment, write it to a file and name that in {file}."));
         }
     }
 }
@@ -378,15 +339,6 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 
 fn log_filter(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(sentence)
-}
-
-fn parse_within<T: FromStr + PartialOrd + fmt::Display + Copy>(text: &str, min: T, max: T) -> Result<T, String> {
-    let number = text.trim().parse().ok().filter(|n| (min..=max).contains(n));
-    number.ok_or_else(|| format!("\"{text}\" is not a whole number from {min} to {max}"))
-}
-
-fn sentence(error: impl fmt::Display) -> String {
-    error.to_string().trim_end_matches('.').to_owned()
 }
 
 /// One sentence for each address that was given before. Port 0 is any free port, so never the same.

@@ -11,7 +11,7 @@ use crate::pool::Pool;
 use crate::worker::Worker;
 use heddle_identity::tls::{self, MeshProtocol};
 use heddle_identity::verify::VerifiedPeer;
-use heddle_model::SpiffeId;
+use heddle_model::{Endpoint, SpiffeId};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,6 +26,15 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Who must answer, by mTLS; `None`: plaintext, by explicit policy.
     pub identity: Option<SpiffeId>,
+}
+
+impl Peer {
+    /// Who answers at an endpoint. An endpoint of this pod is its own application, which the sidecar reaches without itself in between:
+    /// its own connections are not redirected.
+    pub fn of(endpoint: &Endpoint, worker: &Worker) -> Self {
+        let own = worker.config.pod.ips.contains(&endpoint.address.ip());
+        Self { address: endpoint.address, identity: endpoint.identity.clone().filter(|_| !own) }
+    }
 }
 
 /// Why there is no connection.

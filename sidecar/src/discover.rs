@@ -28,7 +28,7 @@ use crate::credentials::Credentials;
 use fastrand::Rng;
 use heddle_identity::SpiffeIdError;
 use heddle_model::{Endpoint, InboundPolicy, OutboundPolicy, Settings, Target};
-use state::State;
+use state::{Overrides, State};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -96,12 +96,13 @@ struct Shared {
 }
 
 impl Discovery {
-    /// The handle, and the task behind it.
+    /// The handle, and the task behind it. What the pod's annotations set takes the place of the mesh's settings.
     ///
     /// # Errors
     /// When the trust domain makes no SPIFFE id.
     pub fn new(config: &Config, credentials: &Credentials, rng: Rng) -> Result<(Self, Stream), SpiffeIdError> {
-        let discovery = Self { shared: Arc::new(Shared { state: Mutex::new(State::new()), started: Instant::now() }) };
+        let state = State::new(Overrides { sampling_ppm: config.pod.trace_sampling_ppm, access_log: config.pod.access_log });
+        let discovery = Self { shared: Arc::new(Shared { state: Mutex::new(state), started: Instant::now() }) };
         let stream = Stream::new(config, discovery.clone(), credentials.clone(), rng)?;
         Ok((discovery, stream))
     }
@@ -124,6 +125,12 @@ impl Discovery {
     #[must_use]
     pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
         self.state().settings()
+    }
+
+    /// Whether the control plane is there at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.state().is_connected()
     }
 
     /// Everything that is in force, for `/config`.

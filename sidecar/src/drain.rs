@@ -55,6 +55,17 @@ impl Phase {
     }
 }
 
+/// How long a sidecar goes on accepting once its end was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LameDuck {
+    /// So long, whatever happens: the application may be called by somebody who has not heard of its end.
+    For(Duration),
+    /// At most so long, and only while there are inbound connections. In a pod the end is announced when the application has ended
+    /// (Kubernetes ends sidecars last): a Job is not to wait for callers that it never had, and those who do call are told at once, while
+    /// word of the pod's end gets around, to go elsewhere.
+    WhileUsed(Duration),
+}
+
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
@@ -177,16 +188,22 @@ impl Drain {
         self.shared.live()
     }
 
-    /// Goes through all phases: `lame_duck` long accepting as before, then draining until no inbound guard is left, then leaving until
+    /// Goes through all phases: for `lame_duck` accepting as before, then draining until no inbound guard is left, then leaving until
     /// none is left at all, or `deadline` has passed since the draining began. Ends in [`Phase::Deadline`] either way, so that idle rooms without a guard end as well.
     ///
     /// Cancel safe: dropped, it leaves the phase that was reached; called again, it goes on from there.
-    pub async fn run(&self, lame_duck: Duration, deadline: Duration) -> Drained {
+    pub async fn run(&self, lame_duck: LameDuck, deadline: Duration) -> Drained {
         if self.phase() < Phase::LameDuck {
             self.shared.advance(Phase::LameDuck);
         }
         if self.phase() < Phase::Draining {
-            tokio::time::sleep(lame_duck).await;
+            match lame_duck {
+                LameDuck::For(time) => tokio::time::sleep(time).await,
+                LameDuck::WhileUsed(time) => {
+                    // Unused, or time is up: the same follows.
+                    let _ = tokio::time::timeout(time, self.until_none(|| self.shared.live_of(Direction::Inbound))).await;
+                }
+            }
             self.shared.advance(Phase::Draining);
         }
         let gone = async {
@@ -332,7 +349,7 @@ mod tests {
         let began = Instant::now();
         let owner = tokio::spawn({
             let drain = drain.clone();
-            async move { drain.run(LAME_DUCK, DEADLINE).await }
+            async move { drain.run(LameDuck::For(LAME_DUCK), DEADLINE).await }
         });
         watch.lame_duck().await;
         assert_eq!((watch.phase(), began.elapsed()), (Phase::LameDuck, Duration::ZERO));
@@ -353,7 +370,7 @@ mod tests {
         let began = Instant::now();
         let owner = tokio::spawn({
             let drain = drain.clone();
-            async move { drain.run(LAME_DUCK, DEADLINE).await }
+            async move { drain.run(LameDuck::For(LAME_DUCK), DEADLINE).await }
         });
         two.draining().await;
         for guard in guards {
@@ -372,7 +389,7 @@ mod tests {
         let (inbound, outbound) = (watch.guard(Inbound), watch.guard(Outbound));
         let owner = tokio::spawn({
             let drain = drain.clone();
-            async move { drain.run(LAME_DUCK, DEADLINE).await }
+            async move { drain.run(LameDuck::For(LAME_DUCK), DEADLINE).await }
         });
         watch.ending(Inbound).await;
         assert!(tokio::time::timeout(DEADLINE / 2, watch.ending(Outbound)).await.is_err());
@@ -388,9 +405,35 @@ mod tests {
     async fn lame_duck_lasts_even_without_a_connection() {
         let drain = Drain::new();
         let began = Instant::now();
-        assert_eq!(drain.run(LAME_DUCK, DEADLINE).await, Drained::Idle);
+        assert_eq!(drain.run(LameDuck::For(LAME_DUCK), DEADLINE).await, Drained::Idle);
         assert_eq!(began.elapsed(), LAME_DUCK);
         assert_eq!(drain.phase(), Phase::Deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_nobody_is_connected_to_ends_at_once() {
+        let drain = Drain::new();
+        let began = Instant::now();
+        assert_eq!(drain.run(LameDuck::WhileUsed(LAME_DUCK), DEADLINE).await, Drained::Idle);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_accepts_while_it_has_clients() {
+        for (held, lame_duck) in [(LAME_DUCK / 4, LAME_DUCK / 4), (LAME_DUCK * 4, LAME_DUCK)] {
+            let drain = Drain::new();
+            let watch = drain.watch();
+            let guard = watch.guard(Inbound);
+            let began = Instant::now();
+            tokio::spawn(async move {
+                tokio::time::sleep(held).await;
+                drop(guard);
+            });
+            let owner = tokio::spawn(async move { drain.run(LameDuck::WhileUsed(LAME_DUCK), DEADLINE).await });
+            watch.draining().await;
+            assert_eq!(began.elapsed(), lame_duck);
+            assert_eq!(owner.await.unwrap(), Drained::Idle);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -398,10 +441,10 @@ mod tests {
         let drain = Drain::new();
         let watch = drain.watch();
         let _guard = watch.guard(Inbound);
-        assert!(tokio::time::timeout(LAME_DUCK * 2, drain.run(LAME_DUCK, DEADLINE)).await.is_err());
+        assert!(tokio::time::timeout(LAME_DUCK * 2, drain.run(LameDuck::For(LAME_DUCK), DEADLINE)).await.is_err());
         assert_eq!(watch.phase(), Phase::Draining);
         let began = Instant::now();
-        assert_eq!(drain.run(LAME_DUCK, DEADLINE).await, Drained::Deadline { left: 1 });
+        assert_eq!(drain.run(LameDuck::For(LAME_DUCK), DEADLINE).await, Drained::Deadline { left: 1 });
         assert_eq!(began.elapsed(), DEADLINE, "no second lame duck");
     }
 

@@ -241,6 +241,8 @@ impl Exchange {
             request.set(name, value.as_bytes());
         }
         drop(rng);
+        let started = Instant::now();
+        worker.busy_poll.touch(started);
         Self {
             client,
             leg,
@@ -248,7 +250,7 @@ impl Exchange {
             backend: None,
             session: None,
             origin: None,
-            started: Instant::now(),
+            started,
             deadline: None,
             trace,
             parent: caller.parent,
@@ -419,7 +421,7 @@ impl Exchange {
             return Err(Box::new(self.client.error(Cause::NoEndpoints, &detail)));
         };
         let endpoint = picked.endpoint();
-        let peer = Peer { address: endpoint.address, identity: endpoint.identity.clone() };
+        let peer = Peer::of(endpoint, &worker);
         self.count(policy.handle(self.rule, Some(index), endpoint.version.as_deref(), peer.identity.is_some()));
         if self.tries == 1 {
             backend.first_try(now);

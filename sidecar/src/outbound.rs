@@ -34,15 +34,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+/// How long a new destination waits for a control plane that is away just now, if it may go on without.
+const AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Endpoints that an opaque connection tries before it gives up; nothing of it was sent to any of them.
 const TCP_TRIES_MAX: usize = 3;
 
 /// Serves one connection of the application to `target`.
 pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpStream, address: SocketAddr, _open: Open) {
-    let policy = match target.known(Instant::now() + POLICY_TIMEOUT).await {
-        InForce::Policy(policy) => policy,
-        refused @ (InForce::Pending | InForce::Unknown) => {
-            let cause = if matches!(refused, InForce::Pending) { Cause::PolicyUnknown } else { Cause::EgressDenied };
+    let policy = match policy(&worker, &target).await {
+        Ok(policy) => policy,
+        Err(cause) => {
             let client = Client { worker, side: Side::Outbound(target), address, peer: None };
             return refuse(&client, tcp, cause).await;
         }
@@ -74,6 +75,18 @@ pub async fn serve(worker: Rc<Worker>, target: Rc<OutboundTarget>, mut tcp: TcpS
         }
         Detected::NeedMore => silent(worker, &policy, target, tcp, address).await,
         Detected::MeshTls | Detected::Tls | Detected::Opaque => opaque(&worker, &policy, tcp, bytes).await,
+    }
+}
+
+/// The policy of a target. What the mesh does not know goes where it meant to go, if the mesh's settings permit that; so does what was
+/// never resolved while the control plane is away (design §6).
+async fn policy(worker: &Worker, target: &OutboundTarget) -> Result<Rc<WorkerOutbound>, Cause> {
+    let outside = || target.outside(Instant::now()).filter(|_| worker.settings().egress_allow);
+    let patience = if worker.discovery.is_connected() || outside().is_none() { POLICY_TIMEOUT } else { AWAY_TIMEOUT };
+    match target.known(Instant::now() + patience).await {
+        InForce::Policy(policy) => Ok(policy),
+        InForce::Pending => outside().ok_or(Cause::PolicyUnknown),
+        InForce::Unknown => outside().ok_or(Cause::EgressDenied),
     }
 }
 
@@ -186,7 +199,7 @@ async fn open(worker: &Rc<Worker>, policy: &WorkerOutbound, record: &mut record:
         let Some(mut picked) = picked else {
             break;
         };
-        let peer = Peer { address: picked.endpoint().address, identity: picked.endpoint().identity.clone() };
+        let peer = Peer::of(picked.endpoint(), worker);
         if tried.contains(&peer.address) {
             break;
         }

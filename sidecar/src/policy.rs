@@ -4,14 +4,20 @@ use crate::balance::{Balancer, Picked};
 use crate::budget::Budget;
 use crate::discover::{Known, ResolvedInbound, ResolvedOutbound};
 use crate::metrics::{Direction, ExchangeLabels, ExchangeMetrics, Metrics};
-use heddle_model::{Backend, BackendTarget, Endpoint, OutboundPolicy, Protocol, RouteBackend, ServicePort};
+use heddle_model::{Backend, BackendTarget, Endpoint, OutboundPolicy, Protocol, RouteBackend, RouteTable, ServicePort};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// What destinations outside the mesh are called.
+const OUTSIDE: &str = "outside";
+/// They may be on the other side of the world, and without the mesh the application would decide.
+const OUTSIDE_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One backend in one worker. It outlives the policies that refer to it, so that no edit of a route forgets what is in flight.
 #[derive(Debug)]
@@ -23,15 +29,37 @@ pub struct WorkerBackend {
     balancer: RefCell<Balancer>,
     budget: RefCell<Budget>,
     metrics: Metrics,
+    /// Whether its endpoints are counted: destinations outside the mesh are not, each being its own.
+    counted: bool,
 }
 
 impl WorkerBackend {
     fn new(config: &Backend, endpoints: watch::Receiver<Arc<Vec<Endpoint>>>, metrics: Metrics, now: Instant) -> Self {
         let backend = Self {
+            counted: true,
             key: config.service.to_string(),
             balancer: RefCell::new(Balancer::new(config.load_balancing)),
             budget: RefCell::new(Budget::new(config.retry_budget, now)),
             config: RefCell::new(config.clone()),
+            endpoints: RefCell::new(endpoints),
+            metrics,
+        };
+        backend.refresh(true);
+        backend
+    }
+
+    /// The backend that is one address outside the mesh. All have one name, so that metrics do not grow with destinations.
+    fn outside(address: SocketAddr, metrics: Metrics, now: Instant) -> Self {
+        let mut config = Backend::new(ServicePort { namespace: String::new(), name: OUTSIDE.to_owned(), port: address.port() });
+        config.connect_timeout = OUTSIDE_CONNECT_TIMEOUT;
+        let endpoint = Endpoint { address, identity: None, zone: None, workload: String::new(), version: None, draining: false };
+        let (_, endpoints) = watch::channel(Arc::new(vec![endpoint]));
+        let backend = Self {
+            counted: false,
+            key: OUTSIDE.to_owned(),
+            balancer: RefCell::new(Balancer::new(config.load_balancing)),
+            budget: RefCell::new(Budget::new(config.retry_budget, now)),
+            config: RefCell::new(config),
             endpoints: RefCell::new(endpoints),
             metrics,
         };
@@ -57,7 +85,9 @@ impl WorkerBackend {
         if force || receiver.has_changed().unwrap_or(false) {
             let endpoints = receiver.borrow_and_update().clone();
             self.balancer.borrow_mut().update(&endpoints);
-            self.metrics.endpoints(&self.key, endpoints.len());
+            if self.counted {
+                self.metrics.endpoints(&self.key, endpoints.len());
+            }
         }
     }
 
@@ -109,7 +139,9 @@ impl WorkerBackend {
 
 impl Drop for WorkerBackend {
     fn drop(&mut self) {
-        self.metrics.endpoints_gone(&self.key);
+        if self.counted {
+            self.metrics.endpoints_gone(&self.key);
+        }
     }
 }
 
@@ -163,6 +195,27 @@ impl WorkerOutbound {
             service: resolved.policy.service.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
             resolved,
             backends,
+            handles: RefCell::default(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// The policy of an address that the mesh does not know: bytes go there as they are.
+    fn outside(address: SocketAddr, metrics: &Metrics, now: Instant) -> Self {
+        let backend = Rc::new(WorkerBackend::outside(address, metrics.clone(), now));
+        let policy = OutboundPolicy {
+            service: None,
+            protocol: Protocol::Opaque,
+            backends: vec![backend.config().clone()],
+            http: RouteTable::default(),
+            tcp: vec![RouteBackend { weight: 1, target: BackendTarget::Backend(0), filters: Vec::new() }],
+            tcp_source: None,
+            tcp_idle: None,
+        };
+        Self {
+            service: OUTSIDE.to_owned(),
+            resolved: Arc::new(ResolvedOutbound { policy, version: String::new(), endpoints: Vec::new() }),
+            backends: vec![backend],
             handles: RefCell::default(),
             metrics: metrics.clone(),
         }
@@ -225,6 +278,9 @@ pub struct OutboundTarget {
     backends: Rc<Backends>,
     metrics: Metrics,
     learned: Cell<Option<Protocol>>,
+    /// Where the connections meant to go, where they are intercepted.
+    address: Option<SocketAddr>,
+    outside: RefCell<Option<Rc<WorkerOutbound>>>,
 }
 
 /// [`Known`], joined with the worker's state.
@@ -249,10 +305,30 @@ impl<T> Clone for InForce<T> {
 }
 
 impl OutboundTarget {
-    /// Follows a target.
-    pub fn new(mut receiver: watch::Receiver<Known<ResolvedOutbound>>, backends: Rc<Backends>, metrics: Metrics) -> Self {
+    /// Follows a target. `address`: where its connections meant to go, if that is what the target is.
+    pub fn new(
+        mut receiver: watch::Receiver<Known<ResolvedOutbound>>,
+        address: Option<SocketAddr>,
+        backends: Rc<Backends>,
+        metrics: Metrics,
+    ) -> Self {
         receiver.mark_changed();
-        Self { receiver: RefCell::new(receiver), current: RefCell::new(InForce::Pending), backends, metrics, learned: Cell::new(None) }
+        Self {
+            receiver: RefCell::new(receiver),
+            current: RefCell::new(InForce::Pending),
+            backends,
+            metrics,
+            learned: Cell::new(None),
+            address,
+            outside: RefCell::new(None),
+        }
+    }
+
+    /// The way to the address itself, for what the mesh does not know; `None`: it was called by name, and there is no such way.
+    pub fn outside(&self, now: Instant) -> Option<Rc<WorkerOutbound>> {
+        let address = self.address?;
+        let mut outside = self.outside.borrow_mut();
+        Some(outside.get_or_insert_with(|| Rc::new(WorkerOutbound::outside(address, &self.metrics, now))).clone())
     }
 
     /// The newest policy: one atomic load where nothing changed.

@@ -9,18 +9,18 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::discover::Discovery;
-use crate::drain::{Drain, Drained};
+use crate::drain::{Drain, Drained, LameDuck};
+use crate::health::Health;
+use crate::intercept::check::Check;
 use crate::metrics::{self, Direction};
-use crate::policy::{InboundTarget, OutboundTarget};
 use crate::telemetry::{Telemetry, logs};
 use crate::worker::{Seams, Worker};
-use crate::{inbound, original_dst, outbound};
+use crate::{inbound, intercept, outbound};
 use heddle_model::Target;
-use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::process::ExitCode;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -68,6 +68,7 @@ pub enum RunError {
 /// Runs a sidecar that the environment configures, until it is told to end.
 ///
 /// Exit codes: 0 after an orderly end, 1 when it cannot run, 64 for a wrong configuration (every mistake is printed).
+#[must_use]
 pub fn run_from_env() -> ExitCode {
     let config = match Config::from_environment() {
         Ok(config) => config,
@@ -110,10 +111,10 @@ fn listeners(config: &Config) -> Result<Vec<Vec<Listener>>, RunError> {
     for listener in &config.inbound {
         wanted.push((listener.listen, "HEDDLE_INBOUND", Purpose::Inbound(listener.port, listener.application)));
     }
-    wanted.extend(config.outbound_intercept.map(|a| (a, "HEDDLE_OUTBOUND_INTERCEPT", Purpose::OutboundIntercept)));
-    wanted.extend(config.inbound_intercept.map(|a| (a, "HEDDLE_INBOUND_INTERCEPT", Purpose::InboundIntercept)));
-    let addresses = wanted.iter().map(|(address, what, _)| (address, what)).chain([(&config.admin, &"HEDDLE_ADMIN")]);
-    for (address, what) in addresses {
+    let both = accept::of_both_families;
+    wanted.extend(config.outbound_intercept.map(|a| (both(a), "HEDDLE_OUTBOUND_INTERCEPT", Purpose::OutboundIntercept)));
+    wanted.extend(config.inbound_intercept.map(|a| (both(a), "HEDDLE_INBOUND_INTERCEPT", Purpose::InboundIntercept)));
+    for (address, what, _) in &wanted {
         if accept::is_taken(*address) {
             return Err(RunError::Listen { address: *address, what, source: io::ErrorKind::AddrInUse.into() });
         }
@@ -131,6 +132,27 @@ fn listeners(config: &Config) -> Result<Vec<Vec<Listener>>, RunError> {
         .collect()
 }
 
+/// The listeners of the control thread.
+#[derive(Debug)]
+struct Pages {
+    admin: StdListener,
+    health: Option<StdListener>,
+}
+
+impl Pages {
+    fn open(config: &Config) -> Result<Self, RunError> {
+        let open = |address: SocketAddr, what| {
+            let failed = |source| RunError::Listen { address, what, source };
+            if accept::is_taken(address) {
+                return Err(failed(io::ErrorKind::AddrInUse.into()));
+            }
+            accept::listen(address).map_err(failed)
+        };
+        let health = config.pod.health.map(|address| open(accept::of_both_families(address), "HEDDLE_HEALTH"));
+        Ok(Self { admin: open(config.admin, "HEDDLE_ADMIN")?, health: health.transpose()? })
+    }
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -145,23 +167,31 @@ fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
 pub fn run(config: Config) -> Result<(), RunError> {
     let config = Arc::new(config);
     let listeners = listeners(&config)?;
-    let admin = accept::listen(config.admin).map_err(|source| RunError::Listen { address: config.admin, what: "HEDDLE_ADMIN", source })?;
+    let pages = Pages::open(&config)?;
     let runtime = runtime()?;
-    let result = runtime.block_on(control(config, listeners, admin));
+    let result = runtime.block_on(control(config, listeners, pages));
     // A reader of standard output that has stopped reading must not hold up the end.
     runtime.shutdown_background();
     result
 }
 
 /// The control thread.
-async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, admin: StdListener) -> Result<(), RunError> {
+async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, pages: Pages) -> Result<(), RunError> {
     let drain = Drain::new();
     let mut rng = fastrand::Rng::new();
     let (credentials, renewal) = Credentials::new(&config, rng.fork())?;
     let (discovery, stream) = Discovery::new(&config, &credentials, rng.fork())?;
     let (spans, telemetry) = Telemetry::new(&config, discovery.settings());
     let (access_log, access_log_writer) = AccessLog::new(discovery.settings(), tokio::time::Instant::now());
-    let seams = Seams { config: config.clone(), discovery: discovery.clone(), credentials: credentials.context(), spans, access_log };
+    let check = Check::new(&config, &mut rng).map(Arc::new);
+    let seams = Seams {
+        config: config.clone(),
+        discovery: discovery.clone(),
+        credentials: credentials.context(),
+        spans,
+        access_log,
+        check: check.clone(),
+    };
     let own = prometheus::Registry::new();
     let registered = credentials
         .register(&own)
@@ -173,19 +203,29 @@ async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, admin: StdL
     }
     let (workers, mut registries) = start_workers(&seams, listeners, &drain).await?;
     registries.push(own);
-    let shown = Admin::new(&config, move || metrics::gather(&registries), credentials.context(), discovery, drain.clone());
-    let admin = TcpListener::from_std(admin).map_err(|source| RunError::System { what: "the admin listener", source })?;
+    let gather = move || metrics::gather(&registries);
+    let shown = Admin::new(&config, gather, credentials.context(), discovery, drain.clone(), check.clone());
+    let listener = |socket| TcpListener::from_std(socket).map_err(|source| RunError::System { what: "a listener", source });
+    let (admin, health) = (listener(pages.admin)?, pages.health.map(listener).transpose()?);
     let (end, ended) = watch::channel(false);
     let until_end = |mut ended: watch::Receiver<bool>| async move {
         let _ = ended.wait_for(|end| *end).await;
     };
     let mut tasks = JoinSet::new();
+    if let Some(health) = health {
+        let served = Health::new(shown.clone(), config.pod.probes.clone(), &config.pod.ips);
+        tasks.spawn(served.serve(health, until_end(ended.clone())));
+    }
     tasks.spawn(shown.serve(admin, until_end(ended.clone())));
     tasks.spawn(telemetry.run(until_end(ended.clone())));
     tasks.spawn(access_log_writer.run(tokio::io::stdout(), until_end(ended)));
     let mut endless = JoinSet::new();
     endless.spawn(renewal.run());
     endless.spawn(stream.run());
+    if let Some(check) = check {
+        let watch = drain.watch();
+        endless.spawn(async move { check.run(watch).await });
+    }
     tracing::info!(
         workload = %format!("{}/{}", config.namespace, config.workload),
         workers = config.workers.get(),
@@ -194,7 +234,9 @@ async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, admin: StdL
     );
     wait_for_end(&drain).await?;
     tracing::info!(lame_duck = ?config.lame_duck, deadline = ?config.drain, "draining");
-    match drain.run(config.lame_duck, config.drain).await {
+    // In a pod the application has ended before (Kubernetes ends sidecars last); elsewhere nobody says so.
+    let lame_duck = if config.inbound_intercept.is_some() { LameDuck::WhileUsed } else { LameDuck::For };
+    match drain.run(lame_duck(config.lame_duck), config.drain).await {
         Drained::Idle => tracing::info!("drained"),
         Drained::Deadline { left } => tracing::warn!(left, "the drain's deadline has passed: what is left is cut"),
     }
@@ -264,6 +306,7 @@ async fn work(seams: Seams, watch: crate::drain::Watch, listeners: Vec<Listener>
         // Those that can tell their peers do so; whatever is left after that is cut.
         () = worker.drain.deadline() => drop(tokio::time::timeout(LAST_WORDS, &mut all).await),
         () = sweep(&sweeping) => {}
+        () = sweeping.busy_poll.run() => {}
     }
     worker.connections.clear();
 }
@@ -273,7 +316,9 @@ async fn sweep(worker: &Worker) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        worker.connections.sweep(tokio::time::Instant::now());
+        let now = tokio::time::Instant::now();
+        worker.connections.sweep(now);
+        worker.targets.sweep(now);
     }
 }
 
@@ -281,72 +326,20 @@ async fn accept_for(worker: Rc<Worker>, listener: TcpListener, purpose: Purpose)
     let w = worker.clone();
     match purpose {
         Purpose::Outbound(target) => {
-            let target = outbound_target(&worker, &target);
+            let target = Rc::new(intercept::outbound_target(&worker, &target));
             accept::run(worker, listener, Direction::Outbound, move |tcp, from, open| {
                 outbound::serve(w.clone(), target.clone(), tcp, from, open)
             })
             .await;
         }
         Purpose::Inbound(port, app) => {
-            let target = inbound_target(&worker, port, app);
+            let target = Rc::new(intercept::inbound_target(&worker, port, app));
             accept::run(worker, listener, Direction::Inbound, move |tcp, from, open| {
                 inbound::serve(w.clone(), target.clone(), tcp, from, open)
             })
             .await;
         }
-        Purpose::OutboundIntercept => {
-            let mut targets: HashMap<SocketAddr, Weak<OutboundTarget>> = HashMap::new();
-            accept::run(worker, listener, Direction::Outbound, move |tcp, from, open| {
-                let target = original_dst::original_dst(&tcp).ok().flatten().map(|to| {
-                    let known = targets.get(&to).and_then(Weak::upgrade);
-                    known.unwrap_or_else(|| {
-                        targets.retain(|_, weak| weak.strong_count() > 0);
-                        let target = outbound_target(&w, &Target::Address(to));
-                        targets.insert(to, Rc::downgrade(&target));
-                        target
-                    })
-                });
-                let w = w.clone();
-                async move {
-                    match target {
-                        Some(target) => outbound::serve(w, target, tcp, from, open).await,
-                        None => w.metrics.limit_hit("loop"),
-                    }
-                }
-            })
-            .await;
-        }
-        Purpose::InboundIntercept => {
-            let mut targets: HashMap<SocketAddr, Weak<InboundTarget>> = HashMap::new();
-            accept::run(worker, listener, Direction::Inbound, move |tcp, from, open| {
-                let target = original_dst::original_dst(&tcp).ok().flatten().map(|to| {
-                    let known = targets.get(&to).and_then(Weak::upgrade);
-                    known.unwrap_or_else(|| {
-                        targets.retain(|_, weak| weak.strong_count() > 0);
-                        let target = inbound_target(&w, to.port(), to);
-                        targets.insert(to, Rc::downgrade(&target));
-                        target
-                    })
-                });
-                let w = w.clone();
-                async move {
-                    match target {
-                        Some(target) => inbound::serve(w, target, tcp, from, open).await,
-                        None => w.metrics.limit_hit("loop"),
-                    }
-                }
-            })
-            .await;
-        }
+        Purpose::OutboundIntercept => intercept::outbound(worker, listener).await,
+        Purpose::InboundIntercept => intercept::inbound(worker, listener).await,
     }
-}
-
-fn outbound_target(worker: &Rc<Worker>, target: &Target) -> Rc<OutboundTarget> {
-    let receiver = worker.discovery.outbound(target);
-    Rc::new(OutboundTarget::new(receiver, worker.backends.clone(), worker.metrics.clone()))
-}
-
-fn inbound_target(worker: &Rc<Worker>, port: u16, app: SocketAddr) -> Rc<InboundTarget> {
-    let receiver = worker.discovery.inbound(port);
-    Rc::new(InboundTarget::new(app, receiver, worker.metrics.clone()))
 }

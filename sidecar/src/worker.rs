@@ -2,11 +2,14 @@
 
 use crate::access_log::AccessLog;
 use crate::buffer::Buffers;
+use crate::busy_poll::BusyPoll;
 use crate::cause::Cause;
 use crate::config::Config;
 use crate::connect::Connections;
 use crate::discover::Discovery;
 use crate::drain;
+use crate::intercept::Targets;
+use crate::intercept::check::Check;
 use crate::metrics::{Direction, Metrics};
 use crate::policy::Backends;
 use crate::telemetry::SpanSink;
@@ -30,6 +33,8 @@ pub struct Seams {
     pub spans: SpanSink,
     /// Where finished exchanges are written.
     pub access_log: AccessLog,
+    /// The check of the redirection, where connections are intercepted.
+    pub check: Option<Arc<Check>>,
 }
 
 /// One worker.
@@ -51,8 +56,14 @@ pub struct Worker {
     pub buffers: Buffers,
     /// Connections to endpoints and to the application.
     pub connections: Connections,
+    /// Policies of intercepted connections, by address.
+    pub targets: Targets,
     /// Balancers by backend.
     pub backends: Rc<Backends>,
+    /// Whether this thread may sleep.
+    pub busy_poll: BusyPoll,
+    /// The check of the redirection, where connections are intercepted.
+    pub check: Option<Arc<Check>>,
     /// The phase of the process.
     pub drain: drain::Watch,
     /// Randomness for everything that this worker decides.
@@ -83,7 +94,7 @@ impl Drop for MirrorSlot {
 impl Worker {
     /// A worker with nothing in flight.
     pub fn new(seams: Seams, drain: drain::Watch) -> Rc<Self> {
-        let Seams { config, discovery, credentials, spans, access_log } = seams;
+        let Seams { config, discovery, credentials, spans, access_log, check } = seams;
         let settings = discovery.settings();
         let current = settings.borrow().clone();
         let metrics = Metrics::new();
@@ -91,7 +102,9 @@ impl Worker {
             name: format!("{}/{}", config.namespace, config.workload),
             buffers: Buffers::default(),
             connections: Connections::new(metrics.clone()),
+            targets: Targets::default(),
             backends: Rc::default(),
+            busy_poll: BusyPoll::new(config.busy_poll),
             rng: RefCell::new(fastrand::Rng::new()),
             credentials: RefCell::new(credentials),
             settings: RefCell::new(settings),
@@ -103,6 +116,7 @@ impl Worker {
             spans,
             access_log,
             metrics,
+            check,
             drain,
         })
     }

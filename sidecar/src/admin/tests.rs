@@ -5,8 +5,12 @@ use crate::credentials::{Credentials, fake};
 use fastrand::Rng;
 use heddle_identity::{CertificateAuthority, SpiffeId};
 use serde_json::Value;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 struct Running {
     address: std::net::SocketAddr,
@@ -28,7 +32,7 @@ impl Running {
         discovery.register(&registry).unwrap();
         let (context, contexts) = watch::channel(None);
         let drain = Drain::new();
-        let admin = Admin::new(&config, move || registry.gather(), contexts, discovery, drain.clone());
+        let admin = Admin::new(&config, move || registry.gather(), contexts, discovery, drain.clone(), None);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -85,7 +89,7 @@ async fn ready_names_what_is_missing() {
     assert!(reasons.lines().zip(expected).all(|(reason, part)| reason.contains(part)), "{reasons}");
     running.context.send_replace(Some(context(Duration::from_secs(60))));
     assert_eq!(running.get("/ready").await.1.lines().count(), 2);
-    running.drain.run(Duration::ZERO, Duration::ZERO).await;
+    running.drain.run(crate::drain::LameDuck::For(Duration::ZERO), Duration::ZERO).await;
     assert!(running.get("/ready").await.1.contains("ending"));
 }
 
@@ -109,6 +113,8 @@ async fn ready_is_ready_when_all_is_here() {
         workload: running.admin.shared.workload.clone(),
         context: running.admin.shared.context.clone(),
         inbound: receivers,
+        pod: None,
+        check: None,
         discovery: running.admin.shared.discovery.clone(),
         drain: running.drain.clone(),
     };
@@ -166,7 +172,7 @@ async fn other_hosts_bodies_and_methods_are_refused() {
 async fn connections_are_bounded() {
     let running = Running::start().await;
     let mut open = Vec::new();
-    for _ in 0..CONNECTIONS_MAX {
+    for _ in 0..server::CONNECTIONS_MAX {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut first = [0; 12];

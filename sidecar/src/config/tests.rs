@@ -102,6 +102,34 @@ fn a_mistake_names_the_way_out() {
 }
 
 #[test]
+fn a_pod_is_told_more() {
+    let mut variables = required();
+    variables.extend([
+        ("HEDDLE_HEALTH", "0.0.0.0:15021"),
+        ("HEDDLE_POD_IPS", "10.1.2.3,fd00::3"),
+        ("HEDDLE_INBOUND_PORTS", "8080,9090"),
+        ("HEDDLE_TRACE_SAMPLING", "0.5"),
+        ("HEDDLE_ACCESS_LOG", "on"),
+        ("HEDDLE_PROBES", r#"{"app/liveness": {"http": {"port": 8080, "path": "/x"}}, "app/startup": {"tcp": {"port": 1}}}"#),
+    ]);
+    let Pod { health, ips, inbound_ports, probes, trace_sampling_ppm, access_log } = read(&variables).unwrap().pod;
+    assert_eq!((health.unwrap().port(), ips.len(), inbound_ports), (15021, 2, vec![8080, 9090]));
+    assert_eq!((trace_sampling_ppm, access_log, probes.len()), (Some(5_000), Some(true), 2));
+}
+
+#[test]
+fn mistakes_of_injection_are_told() {
+    assert!(mistake("HEDDLE_HEALTH", "15021").contains("ip:port"));
+    assert!(mistake("HEDDLE_POD_IPS", "10.0.0.300").contains("IP address"));
+    assert!(mistake("HEDDLE_INBOUND_PORTS", "http").contains("from 1 to 65535"));
+    assert!(mistake("HEDDLE_TRACE_SAMPLING", "101").contains("from 0 to 100"));
+    assert!(mistake("HEDDLE_ACCESS_LOG", "yes").contains("on or off"));
+    assert!(mistake("HEDDLE_PROBES", "[]").contains("injection"));
+    assert!(mistake("HEDDLE_PROBES", r#"{"app/liveness": {"timeoutSeconds": 1}}"#).contains("app/liveness"));
+    assert!(mistake("HEDDLE_PROBES", r#"{"app/liveness": {"http": {"port": 1, "headers": [["a b", ""]]}}}"#).contains("\"a b\""));
+}
+
+#[test]
 fn two_listeners_on_one_address_are_told() {
     assert!(mistake("HEDDLE_OUTBOUND", "127.0.0.1:9001=a:80,127.0.0.1:9001=b:80").contains("127.0.0.1:9001"));
     let mut variables = required();

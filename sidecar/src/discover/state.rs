@@ -35,6 +35,7 @@ pub(super) struct State {
     targets: HashMap<Target, Entry>,
     backends: HashMap<ServicePort, Backend>,
     settings: watch::Sender<Arc<Settings>>,
+    overrides: Overrides,
     /// The stream, while there is one.
     queue: Option<Arc<Queue>>,
     /// Counts streams, to tell a backend's first update on each.
@@ -45,6 +46,23 @@ pub(super) struct State {
     refused_outbound: watch::Sender<Known<ResolvedOutbound>>,
     refused_inbound: watch::Sender<Known<ResolvedInbound>>,
     pub(super) counts: Counts,
+}
+
+/// Settings of this sidecar alone, in place of the mesh's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Overrides {
+    pub(super) sampling_ppm: Option<u32>,
+    pub(super) access_log: Option<bool>,
+}
+
+impl Overrides {
+    fn over(self, settings: Settings) -> Settings {
+        Settings {
+            sampling_ppm: self.sampling_ppm.unwrap_or(settings.sampling_ppm),
+            access_log: self.access_log.unwrap_or(settings.access_log),
+            ..settings
+        }
+    }
 }
 
 /// What happened so far.
@@ -127,11 +145,12 @@ pub struct InventoryItem {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(overrides: Overrides) -> Self {
         Self {
             targets: HashMap::new(),
             backends: HashMap::new(),
-            settings: watch::Sender::new(Arc::default()),
+            settings: watch::Sender::new(Arc::new(overrides.over(Settings::default()))),
+            overrides,
             queue: None,
             session: 0,
             heard: None,
@@ -203,7 +222,7 @@ impl State {
                 Err(error) => self.unreadable("trust", &error.to_string()),
             },
             Some(Message::Settings(settings)) => {
-                let settings = Settings::from(settings);
+                let settings = self.overrides.over(Settings::from(settings));
                 self.settings.send_if_modified(|current| {
                     let changed = **current != settings;
                     if changed {

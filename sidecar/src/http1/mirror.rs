@@ -33,7 +33,7 @@ pub(super) fn send(worker: &Rc<Worker>, backend: Rc<WorkerBackend>, bytes: Bytes
 
 async fn exchange(worker: &Worker, backend: &WorkerBackend, bytes: &[u8]) -> Option<()> {
     let mut picked = backend.pick(Instant::now(), &mut worker.rng.borrow_mut(), &[])?;
-    let peer = Peer { address: picked.endpoint().address, identity: picked.endpoint().identity.clone() };
+    let peer = Peer::of(picked.endpoint(), worker);
     let timeout = backend.config().connect_timeout;
     let Ok(io) = connect::open(worker, &peer, MeshProtocol::Http1, timeout).await else {
         picked.connect_failed(Instant::now());

@@ -42,7 +42,7 @@ pub(super) fn send(worker: &Rc<Worker>, backend: Rc<WorkerBackend>, copy: Copy) 
 async fn deliver(worker: &Rc<Worker>, backend: &WorkerBackend, copy: Copy) -> Option<()> {
     let Copy { request, data, trailers } = copy;
     let mut picked = backend.pick(Instant::now(), &mut worker.rng.borrow_mut(), &[])?;
-    let peer = Peer { address: picked.endpoint().address, identity: picked.endpoint().identity.clone() };
+    let peer = Peer::of(picked.endpoint(), worker);
     let timeout = backend.config().connect_timeout;
     let Ok(mut lease) = client::get(worker, &peer, timeout).await else {
         picked.connect_failed(Instant::now());

@@ -17,7 +17,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { state: State::new(), said: Box::pin(futures_util::stream::empty()), now: Instant::now() };
+        let mut bench =
+            Self { state: State::new(Overrides::default()), said: Box::pin(futures_util::stream::empty()), now: Instant::now() };
         bench.connect();
         bench
     }

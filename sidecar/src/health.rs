@@ -1,0 +1,75 @@
+//! The health server, on all addresses of the pod: `/ready`, `/live`, `/metrics`, and `/probe/<container>/<kind>`.
+//!
+//! The kubelet and scrapers come from outside, so it tells nothing that is not theirs to know: no configuration, and nothing to change.
+
+use crate::admin::{Admin, server, text};
+use crate::probe::{Asked, Probes};
+use http::header::USER_AGENT;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes, Incoming};
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+const PATHS: &str = "\
+/ready                      200 when traffic may come, 503 with the reasons when not
+/live                       200 while the process is well
+/metrics                    metrics, Prometheus text format
+/probe/<container>/<kind>   the application's own check, as its pod has it
+";
+
+/// What the server shows.
+#[derive(Debug, Clone)]
+pub struct Health {
+    admin: Admin,
+    probes: Arc<Probes>,
+    ips: Arc<[IpAddr]>,
+}
+
+impl Health {
+    /// Shows part of what `admin` does, and does `probes` against the pod at `ips`.
+    #[must_use]
+    pub fn new(admin: Admin, probes: Probes, ips: &[IpAddr]) -> Self {
+        Self { admin, probes: Arc::new(probes), ips: ips.into() }
+    }
+
+    /// Serves until `ended`; open connections are then closed. Cancel safe in the same way.
+    pub async fn serve(self, listener: TcpListener, ended: impl Future<Output = ()>) {
+        server::serve(listener, ended, move |request| {
+            let health = self.clone();
+            async move { health.answer(&request).await }
+        })
+        .await;
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.body().size_hint().lower() > 0 {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body\n");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+        }
+        let path = request.uri().path();
+        if let Some(name) = path.strip_prefix("/probe/") {
+            return self.probe(name, request).await;
+        }
+        self.admin.public(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, PATHS))
+    }
+
+    async fn probe(&self, name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let Some(probe) = self.probes.get(name) else {
+            return text(
+                StatusCode::NOT_FOUND,
+                format!("the sidecar was not told of a probe {name}: was the pod changed after injection?\n"),
+            );
+        };
+        let kind = name.rsplit('/').next().unwrap_or_default();
+        let asked = Asked { kind, agent: request.headers().get(USER_AGENT), ips: &self.ips };
+        match probe.check(asked).await {
+            Ok(()) => text(StatusCode::OK, "well\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: {reason}\n")),
+        }
+    }
+}
