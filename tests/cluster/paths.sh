@@ -1,5 +1,6 @@
 # Where build keeps the programs of programs/: under the hash of what each is made from. For sourcing, by a script of this folder.
-cache=${HEDDLE_CLUSTER_CACHE:-${HOME:-/root}/.cache/heddle-cluster}
+export HOME="${HOME:-/root}" # Go wants one
+cache=${HEDDLE_CLUSTER_CACHE:-$HOME/.cache/heddle-cluster}
 here=$(cd "$(dirname "$0")" && pwd)
 state=${HEDDLE_CLUSTER_STATE:-/tmp/onenode}
 
