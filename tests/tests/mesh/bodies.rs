@@ -273,7 +273,7 @@ fn pattern(from: u64, len: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_slow_reader_costs_bounded_memory() {
-    const LEN: u64 = 256 * 1024 * 1024;
+    const LEN: u64 = 1024 * 1024 * 1024;
     const CHUNK: usize = 64 * 1024;
     let sent = Arc::new(AtomicU64::new(0));
     let count = sent.clone();
