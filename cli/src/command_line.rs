@@ -1,5 +1,6 @@
 //! What can be asked of `heddle`: the subcommands with their options and help, and nothing that they do.
 
+use crate::cluster::Target;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use heddle_crds::duration::GatewayDuration;
 use std::net::SocketAddr;
@@ -18,14 +19,26 @@ pub(crate) struct CommandLine {
 const EXAMPLES: &str = "Examples:
   heddle up examples/canary                  run the manifests of a directory as local processes
   heddle up DIR --for 20s --report out.json  run for 20 seconds and write the totals
-  heddle completions bash > /etc/bash_completion.d/heddle";
+  heddle check --pre && heddle install       bring the mesh into a cluster, without Helm
+  heddle check                               see that it is well
+  heddle completions bash > /etc/bash_completion.d/heddle
+
+A copy or a link of this program with the name kubectl-heddle on the PATH makes it `kubectl heddle`.";
 
 /// The subcommands; those that only other parts of heddle start are hidden.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the manifests of a directory on this machine: control plane, sidecars and applications
     Up(Up),
-    /// Print the version
+    /// Install the mesh in a cluster: the Helm chart, without Helm
+    Install(Install),
+    /// Bring an installation to this version and to other values
+    Upgrade(Upgrade),
+    /// Take the mesh out of a cluster
+    Uninstall(Uninstall),
+    /// Check a cluster, and the mesh in it
+    Check(Check),
+    /// Print the versions of this command, the control plane and the sidecars
     Version(Version),
     /// Print completions for a shell
     Completions {
@@ -65,7 +78,170 @@ pub(crate) struct Version {
     /// Form of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Output,
+    /// Only this command's version: ask no cluster
+    #[arg(long)]
+    pub(crate) client: bool,
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
+
+/// Values of the chart.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Values {
+    /// File with values of the chart, as for Helm; may be given several times, the later over the earlier; - is standard input
+    #[arg(short = 'f', long = "values", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A value, as in controlPlane.replicas=3 or sidecar.excludeOutboundPorts={25,5432}; over those of files
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// A value that is text whatever it looks like
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set_string: Vec<String>,
+}
+
+/// How objects are applied and waited for.
+#[derive(Debug, Args)]
+pub(crate) struct Roll {
+    /// Take over fields that somebody else has set
+    #[arg(long)]
+    pub(crate) force_conflicts: bool,
+    /// Do not wait until the control plane serves
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait for it
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
+    timeout: GatewayDuration,
+}
+
+impl Roll {
+    /// How long to wait; nothing when it is not waited.
+    pub(crate) fn wait(&self) -> Option<GatewayDuration> {
+        (!self.no_wait).then_some(self.timeout)
+    }
+}
+
+/// Options of `heddle install`.
+#[derive(Debug, Args)]
+#[command(after_help = INSTALL_HELP)]
+pub(crate) struct Install {
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Namespace of the control plane; it is made when it is absent
+    #[arg(short, long, value_name = "NAME", default_value = SYSTEM_NAMESPACE)]
+    pub(crate) namespace: String,
+    /// Values.
+    #[command(flatten)]
+    pub(crate) values: Values,
+    /// Print the objects as YAML and change nothing; asks no cluster
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How.
+    #[command(flatten)]
+    pub(crate) roll: Roll,
+    /// Form of the output; json is one object with what was done
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+const INSTALL_HELP: &str = "\
+The objects are those of the Helm chart in charts/heddle; its values.yaml says what can be set. An installation is kept up to date by the
+program that made it: this one, or Helm.
+
+Exit status: 0 installed, and ready unless --no-wait; 1 it could not be; 64 the command line or the values cannot be used.
+
+Examples:
+  heddle install
+  heddle install --set image.registry=registry.example.com/heddle -f values.yaml
+  heddle install --dry-run | kubectl diff -f -";
+
+/// Options of `heddle upgrade`.
+#[derive(Debug, Args)]
+#[command(after_help = UPGRADE_HELP)]
+pub(crate) struct Upgrade {
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Namespace of the control plane
+    #[arg(short, long, value_name = "NAME", default_value = SYSTEM_NAMESPACE)]
+    pub(crate) namespace: String,
+    /// Values, over those of the installation.
+    #[command(flatten)]
+    pub(crate) values: Values,
+    /// Forget the values that were given before
+    #[arg(long)]
+    pub(crate) reset_values: bool,
+    /// Print the objects as YAML and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How.
+    #[command(flatten)]
+    pub(crate) roll: Roll,
+    /// Form of the output; json is one object with what was done
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+const UPGRADE_HELP: &str = "\
+Values that were given before stay, unless --reset-values. The certificate authority and the leader's lease are left alone. Definitions of
+Heddle's kinds are upgraded too. Running sidecars work with a control plane of their version or the next; new pods get the new one.
+
+Examples:
+  heddle upgrade
+  heddle upgrade --set controlPlane.replicas=3";
+
+/// Options of `heddle uninstall`.
+#[derive(Debug, Args)]
+#[command(after_help = UNINSTALL_HELP)]
+pub(crate) struct Uninstall {
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Namespace of the control plane
+    #[arg(short, long, value_name = "NAME", default_value = SYSTEM_NAMESPACE)]
+    pub(crate) namespace: String,
+    /// Leave the definitions of Heddle's kinds, and with them all objects of these kinds
+    #[arg(long)]
+    pub(crate) keep_crds: bool,
+    /// How long to wait until everything is gone
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "3m")]
+    pub(crate) timeout: GatewayDuration,
+    /// Form of the output; json is one object with what was removed
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+const UNINSTALL_HELP: &str = "\
+Removes what the installation and the control plane have made: admission first, the definitions of Heddle's kinds with all their objects
+(unless --keep-crds or crds.keep), and the namespace when it was made by `heddle install`. Pods keep their sidecars until they are started
+again.";
+
+/// Options of `heddle check`.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_HELP)]
+pub(crate) struct Check {
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Namespace of the control plane
+    #[arg(short, long, value_name = "NAME", default_value = SYSTEM_NAMESPACE)]
+    pub(crate) namespace: String,
+    /// Check what an installation needs, before there is one
+    #[arg(long)]
+    pub(crate) pre: bool,
+    /// Form of the output; json is one object with all findings
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+const CHECK_HELP: &str = "\
+A line a check: ✓ well, ! works but look at it, ✗ does not work, with the way out below. Nothing is changed: injection is tried in a dry run.
+
+Exit status: 0 nothing failed, with or without warnings; 1 something failed.";
+
+/// The namespace of the control plane, unless somebody chooses another.
+pub(crate) const SYSTEM_NAMESPACE: &str = "heddle-system";
 
 /// Options of `heddle up`.
 #[derive(Debug, Args)]
@@ -179,6 +355,32 @@ mod tests {
             let error = CommandLine::try_parse_from(["heddle", "up"].iter().chain(args)).unwrap_err();
             assert!(error.to_string().contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn an_installation_takes_values_and_a_cluster() {
+        let line = CommandLine::try_parse_from([
+            "heddle",
+            "install",
+            "--context",
+            "c",
+            "-n",
+            "mesh",
+            "-f",
+            "a.yaml",
+            "-f",
+            "b.yaml",
+            "--set",
+            "a={1,2}",
+            "--no-wait",
+        ]);
+        let Command::Install(options) = line.unwrap().command else { panic!() };
+        assert_eq!((options.namespace.as_str(), options.target.context.as_deref()), ("mesh", Some("c")));
+        assert_eq!((options.values.files.len(), options.values.set.as_slice()), (2, &["a={1,2}".to_owned()][..]));
+        assert!(options.roll.wait().is_none());
+        let line = CommandLine::try_parse_from(["heddle", "upgrade", "--timeout", "90s"]).unwrap();
+        let Command::Upgrade(options) = line.command else { panic!() };
+        assert_eq!((options.roll.wait().unwrap().get().as_secs(), options.namespace.as_str()), (90, SYSTEM_NAMESPACE));
     }
 
     #[test]

@@ -1,20 +1,28 @@
 //! The command `heddle`: one binary that is every part of the mesh; which part, its first argument says.
 
+mod chart;
+mod check;
+mod cluster;
 mod command_line;
 mod console;
 mod exposition;
 mod fetch;
 mod histogram;
+mod install;
 mod launch;
 mod orphan;
 mod status;
 mod table;
+mod template;
 mod text;
 mod traffic;
+mod uninstall;
 mod up;
+mod upgrade;
+mod version;
 
-use clap::{CommandFactory, Parser};
-use command_line::{Command, CommandLine, Output, Version};
+use clap::{CommandFactory, FromArgMatches};
+use command_line::{Command, CommandLine};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -26,7 +34,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    match CommandLine::try_parse() {
+    match CommandLine::command().bin_name(name()).try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(CommandLine { command }) => run(command),
         Err(error) => {
             let status = if error.use_stderr() { USAGE } else { 0 };
@@ -37,10 +45,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// What people type to start this: as a plug-in of kubectl, the program is called kubectl-heddle.
+fn name() -> &'static str {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = std::path::Path::new(&program).file_stem().and_then(std::ffi::OsStr::to_str);
+    if program.is_some_and(|program| matches!(program, "kubectl-heddle" | "kubectl_heddle")) { "kubectl heddle" } else { "heddle" }
+}
+
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Up(options) => up::up(&options),
-        Command::Version(Version { output }) => version(output),
+        Command::Install(options) => install::install(&options),
+        Command::Upgrade(options) => upgrade::upgrade(&options),
+        Command::Uninstall(options) => uninstall::uninstall(&options),
+        Command::Check(options) => check::check(&options),
+        Command::Version(options) => version::version(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "heddle", &mut script);
@@ -56,14 +75,6 @@ fn run(command: Command) -> ExitCode {
         }
         Command::Example { args } => example(args),
         Command::Launch(args) => launch::run(args),
-    }
-}
-
-fn version(output: Output) -> ExitCode {
-    let version = env!("CARGO_PKG_VERSION");
-    match output {
-        Output::Text => print(format!("heddle {version}\n").as_bytes()),
-        Output::Json => print(format!("{}\n", serde_json::json!({ "version": version })).as_bytes()),
     }
 }
 
