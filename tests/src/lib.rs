@@ -16,17 +16,21 @@
 //! otlp.rs      a collector that keeps the spans it gets
 //! pki.rs       certificates that the mesh must not accept
 //! wait.rs      conditions with a deadline
+//! netns.rs     pods without a cluster: network namespaces with the real redirection
+//! cluster.rs   a real Kubernetes with a real mesh in it, and what its tests do there
 //! ```
 //!
 //! The harness panics where a test would have to fail anyway, and says where to look.
 
 pub mod app;
+pub mod cluster;
 pub mod http1;
 pub mod http2;
 pub mod load;
 pub mod look;
 pub mod mesh;
 pub mod metrics;
+pub mod netns;
 mod objects;
 pub mod otlp;
 pub mod pki;

@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// A further field of the requests
     #[arg(long = "header")]
     headers: Vec<String>,
+    /// Where to say at the end whether all went well: a call of URL/ok or URL/failed
+    #[arg(long)]
+    report: Option<String>,
 }
 
 /// How a client uses its connection.
@@ -77,6 +80,11 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode, String> {
     stop.send_replace(true);
     while clients.join_next().await.is_some() {}
     eprintln!("{}", stats());
+    if let Some(url) = &options.report {
+        let failed: u64 = tallies.lock().unwrap_or_else(PoisonError::into_inner).values().map(|tally| tally.failed).sum();
+        let target = Target::parse(&format!("{url}/{}", if failed == 0 { "ok" } else { "failed" }))?;
+        target.exchange_within(REQUEST_LIMIT, &mut None).await?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
