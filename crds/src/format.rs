@@ -99,6 +99,11 @@ pub(crate) fn trust_domain(_: &mut SchemaGenerator) -> Schema {
     text("a trust domain of lower-case letters, digits, '.', '-' and '_'", 1, 255, r"^[a-z0-9._-]+$")
 }
 
+/// A moment (RFC 3339), as `metav1.Time` is written.
+pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "date-time" })
+}
+
 /// The conditions of a status, as `metav1.Condition` describes them; written out so that k8s-openapi is built without
 /// the schemas of all its types.
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {

@@ -1,6 +1,6 @@
 //! Policy attachment (GEP-713): the target of a policy, and its status by ancestor.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,13 +35,22 @@ impl PolicyTargetRef {
     }
 }
 
-/// The status of a policy: one entry for each ancestor and controller.
+/// The status of a policy: one entry for each ancestor and controller, and how far its sidecars are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PolicyStatus {
     /// One entry for each target that a controller looked at, at most 16.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub ancestors: Vec<PolicyAncestorStatus>,
+    /// In how many of the sidecars that use the policy its current version is in force, as `3/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub in_force: Option<String>,
+    /// Since when its current version is in force in all sidecars that used it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "format::time")]
+    pub in_force_since: Option<Time>,
 }
 
 /// What one controller says about a policy and one of its targets.
@@ -52,7 +61,7 @@ pub struct PolicyAncestorStatus {
     pub ancestor_ref: ParentReference,
     /// Who wrote this entry, as `domain/path`.
     pub controller_name: String,
-    /// `Accepted`, with the reasons `Accepted`, `Conflicted`, `Invalid` and `TargetNotFound`.
+    /// `Accepted`, with the reasons `Accepted`, `Conflicted`, `Invalid` and `TargetNotFound`; and `heddle.dev/InForce`.
     #[serde(default)]
     #[schemars(schema_with = "format::conditions")]
     pub conditions: Vec<Condition>,

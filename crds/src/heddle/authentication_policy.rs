@@ -29,6 +29,8 @@ use crate::{
     printcolumn(name = "Target", type_ = "string", description = "First target", json_path = ".spec.targetRefs[0].name"),
     printcolumn(name = "mTLS", type_ = "string", json_path = ".spec.mtls.mode"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"),
+    printcolumn(name = "In force", type_ = "string", description = "In how many sidecars, of how many", json_path = ".status.inForce"),
+    printcolumn(name = "Since", type_ = "date", description = "Since when in all of them", json_path = ".status.inForceSince"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

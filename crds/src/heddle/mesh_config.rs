@@ -1,6 +1,6 @@
 //! MeshConfig: what is valid for the whole mesh.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ use crate::{
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
     ),
+    printcolumn(name = "In force", type_ = "string", description = "In how many sidecars, of how many", json_path = ".status.inForce"),
+    printcolumn(name = "Since", type_ = "date", description = "Since when in all of them", json_path = ".status.inForceSince"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -72,11 +74,20 @@ impl Default for MeshConfigSpec {
 
 /// What the control plane says about the MeshConfig.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct MeshConfigStatus {
-    /// `Accepted`.
+    /// `Accepted`, and `heddle.dev/InForce`.
     #[serde(default)]
     #[schemars(schema_with = "format::conditions")]
     pub conditions: Vec<Condition>,
+    /// How many of the connected sidecars were told its settings, as `3/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub in_force: Option<String>,
+    /// Since when all sidecars that were connected then have its current settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "format::time")]
+    pub in_force_since: Option<Time>,
 }
 
 /// Mutual TLS.
