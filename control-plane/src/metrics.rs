@@ -79,6 +79,10 @@ pub struct Metrics {
     pub resolve: Histogram,
     /// Certificates signed for workloads.
     pub issued: IntCounter,
+    /// Lists of a kind that began anew; more than one a kind and start means that a watch could not be resumed.
+    pub watch_lists: IntCounterVec,
+    /// Lists and watches of a kind that failed.
+    pub watch_errors: IntCounterVec,
     /// End of the control plane's own certificate.
     pub serving_expiry: IntGauge,
     pushes: IntCounterVec,
@@ -104,6 +108,8 @@ impl Metrics {
             connections: made.gauge("connections", "Open connections of sidecars")?,
             resolve: made.resolve()?,
             issued: made.counter("certificates_issued_total", "Certificates signed for workloads")?,
+            watch_lists: made.counters("watch_lists_total", "Lists of a kind that began, at first or anew", "kind")?,
+            watch_errors: made.counters("watch_errors_total", "Lists and watches of a kind that failed", "kind")?,
             serving_expiry: made.gauge("serving_certificate_expiry_seconds", "End of the control plane's own certificate, Unix time")?,
             pushes: made.counters("pushes_total", "Messages sent to sidecars", "kind")?,
             acks: made.counters("acks_total", "Versions that sidecars took or refused", "result")?,

@@ -9,7 +9,7 @@
 //! route, filter     rules in the model's terms
 //! backend           references to Services
 //! traffic_policy    limits, retries, use of backends
-//! endpoint          where backends can be reached
+//! reach, endpoint   where backends can be reached
 //! inbound           ports of a workload
 //! ```
 
@@ -18,6 +18,7 @@ pub(crate) mod backend;
 pub mod endpoint;
 pub(crate) mod filter;
 pub(crate) mod inbound;
+mod reach;
 pub(crate) mod route;
 pub(crate) mod service;
 pub(crate) mod traffic_policy;
@@ -31,13 +32,13 @@ use heddle_model::{
     BackendTarget, Endpoint, InboundPolicy, MtlsMode, OutboundPolicy, Protocol, ResourceRef, Route, RouteBackend, RouteTable, Rule,
     ServicePort, Settings, Target, TrustDomain,
 };
-use k8s_openapi::api::core::v1 as core;
 
 use self::attach::Attached;
 use self::backend::Backends;
+pub use self::reach::Client;
 use self::service::{Destination, Frontend};
 use self::traffic_policy::{Limits, Traffic};
-use crate::snapshot::{ObjectKey, Snapshot};
+use crate::snapshot::{ObjectKey, Pod, Snapshot};
 
 /// The name of the one `MeshConfig` that counts.
 pub const MESH_CONFIG_NAME: &str = "default";
@@ -56,22 +57,39 @@ pub struct MeshSettings {
     pub mtls: MtlsMode,
 }
 
-/// Resolves an outbound destination for clients in a namespace. `None`: the mesh does not know it, and
+/// Resolves an outbound destination for a client: a namespace, or a [`Client`]. `None`: the mesh does not know it, and
 /// [`Settings::egress_allow`] decides.
 ///
 /// An authority is `host:port`, where the host is a Service as applications write it: `reviews`, `reviews.shop`,
-/// `reviews.shop.svc` or `reviews.shop.svc.cluster.local`. An address is a cluster IP with a port of its Service, or an
-/// address of a pod, to which no route of a Service applies.
-pub fn outbound(snapshot: &Snapshot, client_namespace: &str, target: &Target) -> Option<OutboundPolicy> {
+/// `reviews.shop.svc` or `reviews.shop.svc.cluster.local`, or a pod of a headless one (`web-0.web`). An address is one of a Service
+/// (cluster IP, external IP, load balancer) with a port of it, a node's with a `nodePort`, or one of a pod, to which no route of a
+/// Service applies.
+pub fn outbound<'c>(snapshot: &Snapshot, client: impl Into<Client<'c>>, target: &Target) -> Option<OutboundPolicy> {
+    let client = client.into();
     let destination = match target {
-        Target::Authority(authority) => service::by_authority(snapshot, client_namespace, authority),
+        Target::Authority(authority) => service::by_authority(snapshot, client.namespace, authority),
         Target::Address(address) => service::by_address(snapshot, *address),
         Target::InboundPort(_) => None,
     };
     Some(match destination? {
-        Destination::Service(frontend) => to_service(snapshot, client_namespace, &frontend),
+        Destination::Service(frontend, family) => to_service(snapshot, Client { family, ..client }, &frontend),
         Destination::Pod { key, pod, address } => to_pod(snapshot, key, pod, address),
     })
+}
+
+/// Whether the answer of [`outbound`] for a target, when it is a Service, depends on Services, routes and policies alone. A port of a
+/// node does not: that an address is one of a node is known from the pods there.
+pub fn depends_on_rules_only(snapshot: &Snapshot, target: &Target) -> bool {
+    match target {
+        Target::Authority(authority) => authority.parse().map_or(true, |address| service::is_of_services(snapshot, address)),
+        Target::Address(address) => service::is_of_services(snapshot, *address),
+        Target::InboundPort(_) => false,
+    }
+}
+
+/// Whether a backend of an answer was chosen for the client's node, so that the answer is for clients of that node only.
+pub fn depends_on_node(policy: &OutboundPolicy) -> bool {
+    policy.backends.iter().any(|backend| reach::names_node(&backend.service))
 }
 
 /// Resolves a container's port of a pod. `None`: there is no such pod, and nothing is permitted.
@@ -79,8 +97,9 @@ pub fn inbound(snapshot: &Snapshot, namespace: &str, workload: &str, port: u16) 
     inbound::inbound(snapshot, mesh(snapshot).mtls, &ObjectKey::new(namespace, workload), port)
 }
 
-/// The endpoints of a backend, sorted by address. Besides Services' ports it understands the keys of single pods, which
-/// [`outbound`] makes for their addresses (`namespace/pod:NAME:port`).
+/// The endpoints of a backend, sorted by address. Besides Services' ports it understands the keys which [`outbound`] makes: of single pods
+/// for their addresses (`namespace/pod:NAME:port`), and of what clients of one address family or node may use of a Service
+/// (`namespace/NAME@ipv4:port`, `namespace/NAME@node=NODE:port`).
 pub fn endpoints(snapshot: &Snapshot, backend: &ServicePort) -> Vec<Endpoint> {
     endpoint::endpoints(snapshot, &mesh(snapshot).trust_domain, backend)
 }
@@ -128,10 +147,10 @@ fn parts_per_million(percent: f64) -> u32 {
     parts
 }
 
-fn to_service(snapshot: &Snapshot, client_namespace: &str, frontend: &Frontend<'_>) -> OutboundPolicy {
+fn to_service(snapshot: &Snapshot, client: Client<'_>, frontend: &Frontend<'_>) -> OutboundPolicy {
     let policy = traffic_policy::of_port(snapshot, frontend);
     let protocol = traffic_policy::protocol(frontend, policy.as_ref());
-    let mut backends = Backends::new(snapshot, policy.as_ref());
+    let mut backends = Backends::new(snapshot, policy.as_ref()).for_client(client);
     let source = ResourceRef::new("Service", &*frontend.key.namespace, &*frontend.key.name);
 
     let (http, tcp) = match protocol {
@@ -139,10 +158,10 @@ fn to_service(snapshot: &Snapshot, client_namespace: &str, frontend: &Frontend<'
         Protocol::Opaque | Protocol::Tls => (RouteTable::default(), vec![whole(backends.service(frontend))]),
         // A declared HTTP port never degrades to opaque bytes.
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            (http_table(snapshot, client_namespace, frontend, &source, &mut backends, policy.as_ref()), Vec::new())
+            (http_table(snapshot, client.namespace, frontend, &source, &mut backends, policy.as_ref()), Vec::new())
         }
         Protocol::Detect => {
-            let http = http_table(snapshot, client_namespace, frontend, &source, &mut backends, policy.as_ref());
+            let http = http_table(snapshot, client.namespace, frontend, &source, &mut backends, policy.as_ref());
             (http, vec![whole(backends.service(frontend))])
         }
     };
@@ -201,7 +220,7 @@ fn implicit(source: &ResourceRef, target: BackendTarget, policy: Option<&Traffic
     RouteTable::new(Precedence::Specificity, vec![Route { source: source.clone(), created: None, rules: vec![rule] }])
 }
 
-fn to_pod(snapshot: &Snapshot, key: &ObjectKey, pod: &core::Pod, address: SocketAddr) -> OutboundPolicy {
+fn to_pod(snapshot: &Snapshot, key: &ObjectKey, pod: &Pod, address: SocketAddr) -> OutboundPolicy {
     let protocol = inbound::protocol(snapshot, &key.namespace, pod, address.port());
     let mut backends = Backends::new(snapshot, None);
     let target = backends.pod(key, pod, address, protocol);

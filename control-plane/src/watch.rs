@@ -1,17 +1,18 @@
 //! Sources → snapshot → views: what every source hands over, and the one place where the snapshot changes.
 //!
-//! A source (a directory today, the Kubernetes API next) sends [`Batch`]es into a bounded channel; each is taken in as one step and one new
+//! A source (a directory, or the Kubernetes API) sends [`Batch`]es into a bounded channel; each is taken in as one step and one new
 //! view. Sources know nothing of each other or of what is done with the objects.
 
 pub mod directory;
 mod files;
+pub mod kubernetes;
 
 pub(crate) use files::Stamp;
 
 use crate::metrics::Metrics;
 use crate::resolve;
 use crate::serve::View;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ObjectKey, Pod, Snapshot};
 use heddle_crds::{Level, Object, ObjectId, manifest};
 use heddle_identity::TrustBundle;
 use heddle_model::TrustDomain;
@@ -33,10 +34,12 @@ pub struct Batch {
 }
 
 /// One object has changed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Change {
     /// It is new, or different.
     Apply(Object),
+    /// A pod is new, or different, and only what counts of it was kept.
+    Pod(ObjectKey, Pod),
     /// It is gone.
     Delete(ObjectId),
 }
@@ -45,6 +48,7 @@ impl Change {
     fn is_mesh_config(&self) -> bool {
         match self {
             Self::Apply(object) => matches!(object, Object::MeshConfig(_)),
+            Self::Pod(..) => false,
             Self::Delete(id) => id.kind == MESH_CONFIG,
         }
     }
@@ -122,7 +126,6 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Publisher {
     snapshot: Snapshot,
-    names: BTreeSet<ObjectId>,
     published: Instant,
     report: Arc<Report>,
     /// What the authority is for; from then on it stays.
@@ -135,15 +138,7 @@ pub struct Publisher {
 impl Publisher {
     /// An empty snapshot.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            snapshot: Snapshot::default(),
-            names: BTreeSet::new(),
-            published: Instant::now(),
-            report: Arc::default(),
-            trust: None,
-            refused: None,
-            metrics,
-        }
+        Self { snapshot: Snapshot::default(), published: Instant::now(), report: Arc::default(), trust: None, refused: None, metrics }
     }
 
     /// The trust domain that the snapshot asks for.
@@ -158,22 +153,19 @@ impl Publisher {
 
     /// Takes in a batch. Returns whether there is anything new to serve.
     pub fn apply(&mut self, batch: Batch) -> bool {
-        let Batch { mut changes, mut problems } = batch;
-        let mut next = self.after(&changes);
-        if changes.iter().any(Change::is_mesh_config) {
-            self.refused = self.refuse(&next);
-            if self.refused.is_some() {
-                changes.retain(|change| !change.is_mesh_config());
-                next = self.after(&changes);
+        let Batch { changes, mut problems } = batch;
+        let (of_mesh, changes): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_mesh_config);
+        let mut next = self.snapshot.clone();
+        take_in(&mut next, changes);
+        if !of_mesh.is_empty() {
+            let mut with_mesh = next.clone();
+            take_in(&mut with_mesh, of_mesh);
+            self.refused = self.refuse(&with_mesh);
+            if self.refused.is_none() {
+                next = with_mesh;
             }
         }
         problems.extend(self.refused.clone());
-        for change in changes {
-            match change {
-                Change::Apply(object) => self.names.insert(object.id()),
-                Change::Delete(id) => self.names.remove(&id),
-            };
-        }
         let is_changed = next.revision() != self.snapshot.revision();
         if is_changed {
             self.snapshot = next;
@@ -194,17 +186,6 @@ impl Publisher {
         let (_, trust) = self.trust.as_ref()?;
         let Self { snapshot, published, report, metrics, .. } = self;
         Some(View::new(snapshot.clone(), *published, trust.clone(), report.clone(), previous, metrics.clone()))
-    }
-
-    fn after(&self, changes: &[Change]) -> Snapshot {
-        let mut next = self.snapshot.clone();
-        for change in changes {
-            match change {
-                Change::Apply(object) => next.apply(object.clone()),
-                Change::Delete(ObjectId { kind, namespace, name }) => next.delete(kind, namespace.as_deref().unwrap_or_default(), name),
-            };
-        }
-        next
     }
 
     /// Why the `MeshConfig` of a snapshot cannot come into force: with another trust domain, endpoints would be expected to have names
@@ -233,10 +214,19 @@ impl Publisher {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.revision.set(i64::try_from(self.snapshot.revision()).unwrap_or(i64::MAX));
         self.metrics.problems.set(count(self.report.problems.iter().filter(|p| p.level == Severity::Error).count()));
-        self.metrics.objects.reset();
-        for id in &self.names {
-            self.metrics.objects.with_label_values(&[&id.kind]).inc();
+        for (kind, objects) in self.snapshot.counts() {
+            self.metrics.objects.with_label_values(&[kind]).set(count(objects));
         }
+    }
+}
+
+fn take_in(snapshot: &mut Snapshot, changes: Vec<Change>) {
+    for change in changes {
+        match change {
+            Change::Apply(object) => snapshot.apply(object),
+            Change::Pod(key, pod) => snapshot.apply_pod(key, pod),
+            Change::Delete(ObjectId { kind, namespace, name }) => snapshot.delete(&kind, namespace.as_deref().unwrap_or_default(), &name),
+        };
     }
 }
 

@@ -10,6 +10,8 @@
 //! #? mesh
 //! ```
 //!
+//! A client on a node is `NAMESPACE@NODE`.
+//!
 //! `HEDDLE_BLESS=1` writes the answers instead of comparing them; read the difference before you commit it.
 #![expect(clippy::unwrap_used, reason = "a test: what cannot be read, or written to a text, fails it")]
 
@@ -17,7 +19,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use heddle_control_plane::resolve;
+use heddle_control_plane::resolve::{self, Client};
 use heddle_control_plane::snapshot::Snapshot;
 use heddle_control_plane::status::{self, Condition};
 use heddle_model::filter::{Mirror, PathRewrite};
@@ -108,7 +110,7 @@ fn conditions(out: &mut String, conditions: &[Condition]) {
 fn answer(out: &mut String, snapshot: &Snapshot, question: &str) {
     let words: Vec<&str> = question.split_whitespace().collect();
     match words.as_slice() {
-        ["outbound", namespace, target] => match resolve::outbound(snapshot, namespace, &target_of(target)) {
+        ["outbound", namespace, target] => match resolve::outbound(snapshot, client(namespace), &target_of(target)) {
             None => out.push_str("not in the mesh\n"),
             Some(policy) => {
                 let wire = proto::OutboundPolicy::from(&policy);
@@ -117,7 +119,7 @@ fn answer(out: &mut String, snapshot: &Snapshot, question: &str) {
             }
         },
         ["find", namespace, target, method, path, headers @ ..] => {
-            let policy = resolve::outbound(snapshot, namespace, &target_of(target)).unwrap();
+            let policy = resolve::outbound(snapshot, client(namespace), &target_of(target)).unwrap();
             let (path, query) = path.split_once('?').map_or((*path, None), |(path, query)| (path, Some(query)));
             let request = Request { method, path, query, headers: headers.iter().map(|h| h.split_once('=').unwrap()).collect() };
             match policy.http.find(&request) {
@@ -146,6 +148,10 @@ fn answer(out: &mut String, snapshot: &Snapshot, question: &str) {
         ["mesh"] => writeln!(out, "{:?}\n{:?}", resolve::mesh(snapshot), resolve::settings(snapshot)).unwrap(),
         _ => panic!("\"{question}\" is no question"),
     }
+}
+
+fn client(text: &str) -> Client<'_> {
+    text.split_once('@').map_or_else(|| text.into(), |(namespace, node)| Client::on_node(namespace, node))
 }
 
 fn target_of(text: &str) -> Target {

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 use heddle_crds::gateway::{BackendObjectReference, BackendRef};
 use heddle_model::{Backend, BackendTarget, Protocol, RouteBackend, ServicePort};
-use k8s_openapi::api::core::v1 as core;
 
+use super::Client;
 use super::endpoint;
+use super::reach::Reach;
 use super::service::{self, Frontend, ServiceKind};
 use super::traffic_policy::{self, Traffic};
-use crate::snapshot::{ObjectKey, Snapshot};
+use crate::snapshot::{ObjectKey, Pod, Snapshot};
 
 /// The status for the share of an invalid reference (Gateway API, HTTPBackendRef). gRPC clients are told UNAVAILABLE.
 const INVALID_BACKEND_STATUS: u16 = 500;
@@ -29,6 +30,7 @@ pub(crate) struct Unresolved {
 #[derive(Debug)]
 pub(crate) struct Backends<'a> {
     snapshot: &'a Snapshot,
+    client: Client<'a>,
     /// The policy of the addressed port, which shapes every backend that has none of its own.
     default: Option<&'a Traffic>,
     list: Vec<Backend>,
@@ -37,7 +39,12 @@ pub(crate) struct Backends<'a> {
 
 impl<'a> Backends<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot, default: Option<&'a Traffic>) -> Self {
-        Self { snapshot, default, list: Vec::new(), index: BTreeMap::new() }
+        Self { snapshot, client: Client::default(), default, list: Vec::new(), index: BTreeMap::new() }
+    }
+
+    /// Of the endpoints of every Service, those that this client would be given without the mesh.
+    pub(crate) fn for_client(self, client: Client<'a>) -> Self {
+        Self { client, ..self }
     }
 
     pub(crate) fn into_list(self) -> Vec<Backend> {
@@ -48,11 +55,16 @@ impl<'a> Backends<'a> {
     pub(crate) fn service(&mut self, frontend: &Frontend<'_>) -> BackendTarget {
         let own = traffic_policy::of_port(self.snapshot, frontend);
         let protocol = traffic_policy::protocol(frontend, own.as_ref());
-        self.add(frontend.service_port(), protocol, own.as_ref())
+        self.add(self.reached(frontend), protocol, own.as_ref())
+    }
+
+    /// The key of a Service's port, for what the client may use of it.
+    fn reached(&self, frontend: &Frontend<'_>) -> ServicePort {
+        Reach::of(frontend.service, self.client).restrict(frontend.service_port())
     }
 
     /// The backend that is one pod.
-    pub(crate) fn pod(&mut self, key: &ObjectKey, pod: &core::Pod, address: SocketAddr, protocol: Protocol) -> BackendTarget {
+    pub(crate) fn pod(&mut self, key: &ObjectKey, pod: &Pod, address: SocketAddr, protocol: Protocol) -> BackendTarget {
         self.add(endpoint::pod_key(key, pod, address), protocol, None)
     }
 
@@ -100,7 +112,7 @@ impl<'a> Backends<'a> {
             let message = format!("port {port} of Service {key} speaks the application's own TLS: a rule has no requests for it");
             return Err(unresolved("UnsupportedProtocol", message));
         }
-        Ok(self.add(frontend.service_port(), protocol, own.as_ref()))
+        Ok(self.add(self.reached(&frontend), protocol, own.as_ref()))
     }
 
     /// As [`Self::reference`], with a weight; a reference that cannot be honoured keeps its share and is told to `problems`.

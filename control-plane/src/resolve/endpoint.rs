@@ -3,13 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use heddle_model::{Endpoint, ServicePort, SpiffeId, TrustDomain};
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::discovery::v1 as discovery;
 
-use super::service::{Frontend, is_tcp, pod_ips, port_number};
-use crate::snapshot::{ObjectKey, Snapshot};
-
-/// The container whose presence makes a pod's endpoints meshed.
-pub const SIDECAR_CONTAINER: &str = "heddle-sidecar";
+use super::reach::{Reach, Topology};
+use super::service::{self, Frontend, is_tcp, port_number};
+use crate::snapshot::{ObjectKey, Pod, Sidecar, Snapshot};
 
 /// What the name of a [`ServicePort`] begins with when it means one pod. No Kubernetes name has a colon.
 const POD_PREFIX: &str = "pod:";
@@ -19,8 +17,8 @@ const POD_PREFIX: &str = "pod:";
 ///
 /// A client that dials a pod's own address means that pod (Gateway API conformance `MeshFrontend`): no route of a Service
 /// applies, and the only endpoint is the address that was dialled. [`super::endpoints`] understands these keys.
-pub(crate) fn pod_key(key: &ObjectKey, pod: &core::Pod, address: SocketAddr) -> ServicePort {
-    let name = if pod_ips(pod).next() == Some(address.ip()) {
+pub(crate) fn pod_key(key: &ObjectKey, pod: &Pod, address: SocketAddr) -> ServicePort {
+    let name = if pod.ips.first() == Some(&address.ip()) {
         format!("{POD_PREFIX}{}", key.name)
     } else {
         format!("{POD_PREFIX}{}@{}", key.name, address.ip())
@@ -33,16 +31,24 @@ pub(crate) fn endpoints(snapshot: &Snapshot, trust_domain: &TrustDomain, backend
     if let Some(name) = backend.name.strip_prefix(POD_PREFIX) {
         return pod_endpoint(snapshot, trust_domain, backend, name).into_iter().collect();
     }
-    let key = ObjectKey::new(&backend.namespace, &backend.name);
+    let Some((name, reach)) = Reach::parse(&backend.name) else {
+        return Vec::new();
+    };
+    let key = ObjectKey::new(&backend.namespace, name);
     let Some(frontend) = Frontend::find(snapshot, &key, backend.port) else {
         return Vec::new();
     };
+    let is_usable = |endpoint: &discovery::Endpoint| draining(endpoint.conditions.as_ref()) == Some(false);
+    let topology = Topology::of(snapshot, &key, frontend.service, &reach.node, is_usable);
+    let source = Source { snapshot, trust_domain, publishes_all: publishes_all(&frontend) };
     let mut found: Vec<Endpoint> = snapshot
         .endpoint_slices
         .by_index(&key)
+        .filter(|(_, slice)| reach.takes_slice(slice))
         .flat_map(|(slice_key, slice)| {
             let ports: Vec<u16> = slice_ports(slice, frontend.port_name()).collect();
-            slice.endpoints.iter().flat_map(move |endpoint| of_slice(snapshot, trust_domain, slice_key, endpoint, &ports))
+            let entries = slice.endpoints.iter().filter(|entry| topology.takes(entry));
+            entries.flat_map(|entry| source.of_slice(slice_key, entry, &ports)).collect::<Vec<_>>()
         })
         .collect();
     // Slices may overlap while they are rewritten. The order makes the choice independent of arrival: serving before
@@ -57,6 +63,11 @@ pub(crate) fn endpoints(snapshot: &Snapshot, trust_domain: &TrustDomain, backend
     found
 }
 
+/// Whether a Service's slices call endpoints ready that are not (`publishNotReadyAddresses`).
+fn publishes_all(frontend: &Frontend<'_>) -> bool {
+    frontend.service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false)
+}
+
 /// The numbers of a slice's ports with this name.
 fn slice_ports<'a>(slice: &'a discovery::EndpointSlice, name: &'a str) -> impl Iterator<Item = u16> {
     slice
@@ -67,35 +78,55 @@ fn slice_ports<'a>(slice: &'a discovery::EndpointSlice, name: &'a str) -> impl I
         .filter_map(|port| port.port.and_then(port_number))
 }
 
-/// The endpoints that one entry of a slice means: none when it is not ready.
-fn of_slice(
-    snapshot: &Snapshot,
-    trust_domain: &TrustDomain,
-    slice: &ObjectKey,
-    entry: &discovery::Endpoint,
-    ports: &[u16],
-) -> Vec<Endpoint> {
-    let Some(draining) = draining(entry.conditions.as_ref()) else {
-        return Vec::new();
-    };
-    let target = entry.target_ref.as_ref().filter(|r| r.kind.as_deref() == Some("Pod"));
-    let workload = match target {
-        None => Workload::default(),
-        Some(reference) => {
-            let key =
-                ObjectKey::new(reference.namespace.as_deref().unwrap_or(&slice.namespace), reference.name.as_deref().unwrap_or_default());
-            // A pod that the snapshot has not seen may be meshed: plaintext to it would be a guess, so it waits.
-            match snapshot.pods.get(&key).and_then(|pod| workload(trust_domain, &key, pod)) {
-                Some(workload) => workload,
-                None => return Vec::new(),
-            }
+/// What the endpoints of one Service are made of.
+#[derive(Debug, Clone, Copy)]
+struct Source<'a> {
+    snapshot: &'a Snapshot,
+    trust_domain: &'a TrustDomain,
+    publishes_all: bool,
+}
+
+impl Source<'_> {
+    /// The endpoints that one entry of a slice means: none when it is not to be used.
+    fn of_slice(&self, slice: &ObjectKey, entry: &discovery::Endpoint, ports: &[u16]) -> Vec<Endpoint> {
+        let Some(draining) = draining(entry.conditions.as_ref()) else {
+            return Vec::new();
+        };
+        let addresses = entry.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
+        let addresses = addresses.flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(ip, *port)));
+        let target = entry.target_ref.as_ref().filter(|r| r.kind.as_deref() == Some("Pod"));
+        let Some(target) = target else {
+            // Written by hand, or of a Service without selector.
+            return addresses.filter_map(|a| Some(self.at(a)?.endpoint(a, entry.zone.clone(), draining))).collect();
+        };
+        let namespace = target.namespace.as_deref().unwrap_or(&slice.namespace);
+        let key = ObjectKey::new(namespace, target.name.as_deref().unwrap_or_default());
+        // A pod that the snapshot has not seen may be meshed: plaintext to it would be a guess, so it waits.
+        let Some(pod) = self.snapshot.pods.get(&key) else {
+            return Vec::new();
+        };
+        let is_predecessor = !pod.uid.is_empty() && target.uid.as_deref().is_some_and(|uid| *uid != *pod.uid);
+        // Where readiness says nothing, a sidecar that does not listen yet would only cost the client an attempt.
+        if is_predecessor || (self.publishes_all && pod.sidecar == Sidecar::Starting) {
+            return Vec::new();
         }
-    };
-    let addresses = entry.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
-    addresses
-        .flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(ip, *port)))
-        .map(|address| workload.endpoint(address, entry.zone.clone(), draining))
-        .collect()
+        let Some(workload) = workload(self.trust_domain, &key, pod) else {
+            return Vec::new();
+        };
+        addresses.map(|address| workload.endpoint(address, entry.zone.clone(), draining)).collect()
+    }
+
+    /// Who has an address that no entry names the pod of; `None`: nobody who may be spoken to. Outside of the cluster there is nobody to
+    /// know, and a pod that was reached in this way is none the less meshed.
+    fn at(&self, address: SocketAddr) -> Option<Workload> {
+        if address.ip().is_loopback() {
+            return Some(Workload::default());
+        }
+        match service::pod_at(self.snapshot, address.ip(), address.port()) {
+            Some((key, pod)) => workload(self.trust_domain, key, pod),
+            None => Some(Workload::default()),
+        }
+    }
 }
 
 /// `Some(false)`: ready; `Some(true)`: terminating but still serving; `None`: not to be used.
@@ -133,23 +164,10 @@ impl Workload {
 }
 
 /// `None`: it is meshed and cannot be named, so it must not be spoken to.
-fn workload(trust_domain: &TrustDomain, key: &ObjectKey, pod: &core::Pod) -> Option<Workload> {
-    let identity = if is_meshed(pod) {
-        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).filter(|a| !a.is_empty()).unwrap_or("default");
-        Some(SpiffeId::workload(trust_domain, &key.namespace, account).ok()?)
-    } else {
-        None
-    };
-    let version = pod.metadata.labels.as_ref().and_then(|l| l.get("version")).filter(|v| !v.is_empty()).cloned();
+fn workload(trust_domain: &TrustDomain, key: &ObjectKey, pod: &Pod) -> Option<Workload> {
+    let identity = if pod.is_meshed() { Some(SpiffeId::workload(trust_domain, &key.namespace, &pod.service_account).ok()?) } else { None };
+    let version = pod.labels.get("version").filter(|v| !v.is_empty()).map(str::to_owned);
     Some(Workload { name: key.name.to_string(), identity, version })
-}
-
-/// Whether a pod has a sidecar of ours, native or as an ordinary container.
-pub(crate) fn is_meshed(pod: &core::Pod) -> bool {
-    pod.spec
-        .iter()
-        .flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
-        .any(|container| container.name == SIDECAR_CONTAINER)
 }
 
 /// The one endpoint of a key that [`pod_key`] made. Whether the pod is ready does not matter: the client chose it.
@@ -159,7 +177,7 @@ fn pod_endpoint(snapshot: &Snapshot, trust_domain: &TrustDomain, backend: &Servi
         None => (name, None),
     };
     let key = ObjectKey::new(&backend.namespace, name);
-    let pod = snapshot.pods.get(&key)?;
-    let ip = pod_ips(pod).find(|candidate| ip.is_none_or(|ip| ip == *candidate))?;
+    let pod = snapshot.pods.get(&key).filter(|pod| !pod.ended)?;
+    let ip = pod.ips.iter().copied().find(|candidate| ip.is_none_or(|ip| ip == *candidate))?;
     Some(workload(trust_domain, &key, pod)?.endpoint(SocketAddr::new(ip, backend.port), None, false))
 }

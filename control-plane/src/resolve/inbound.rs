@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::attach::{self, Target};
 use super::service::{self, Frontend, ServiceKind};
 use super::traffic_policy;
-use crate::snapshot::{ObjectKey, Snapshot};
+use crate::snapshot::{ObjectKey, Pod, Snapshot};
 
 /// The policy of a container's port; `None`: there is no such pod.
 pub(crate) fn inbound(snapshot: &Snapshot, default: MtlsMode, key: &ObjectKey, port: u16) -> Option<InboundPolicy> {
@@ -28,13 +28,13 @@ pub(crate) fn inbound(snapshot: &Snapshot, default: MtlsMode, key: &ObjectKey, p
 }
 
 /// What is spoken on a port of a pod, as the Services in front of it declare.
-pub(crate) fn protocol(snapshot: &Snapshot, namespace: &str, pod: &core::Pod, port: u16) -> Protocol {
+pub(crate) fn protocol(snapshot: &Snapshot, namespace: &str, pod: &Pod, port: u16) -> Protocol {
     let frontends = frontends(snapshot, namespace, pod, port);
     agreed(frontends.iter().map(|f| traffic_policy::protocol(f, traffic_policy::of_port(snapshot, f).as_ref())))
 }
 
 /// The Service ports that lead to a port of a pod: those with a frontend first, then the oldest, then by name and port.
-fn frontends<'a>(snapshot: &'a Snapshot, namespace: &str, pod: &core::Pod, port: u16) -> Vec<Frontend<'a>> {
+fn frontends<'a>(snapshot: &'a Snapshot, namespace: &str, pod: &Pod, port: u16) -> Vec<Frontend<'a>> {
     let mut found: Vec<Frontend<'a>> = selecting(snapshot, namespace, pod)
         .flat_map(|(key, service)| {
             let ports = service::ports(service).filter(|(number, p)| target_port(*number, p, pod) == Some(port));
@@ -46,7 +46,7 @@ fn frontends<'a>(snapshot: &'a Snapshot, namespace: &str, pod: &core::Pod, port:
 }
 
 /// The Services whose selector picks a pod.
-fn selecting<'a>(snapshot: &'a Snapshot, namespace: &str, pod: &core::Pod) -> impl Iterator<Item = (&'a ObjectKey, &'a core::Service)> {
+fn selecting<'a>(snapshot: &'a Snapshot, namespace: &str, pod: &Pod) -> impl Iterator<Item = (&'a ObjectKey, &'a core::Service)> {
     snapshot
         .services
         .in_namespace(namespace)
@@ -55,13 +55,13 @@ fn selecting<'a>(snapshot: &'a Snapshot, namespace: &str, pod: &core::Pod) -> im
 }
 
 /// The port of the pod's containers to which a Service's port leads.
-fn target_port(number: u16, port: &core::ServicePort, pod: &core::Pod) -> Option<u16> {
+fn target_port(number: u16, port: &core::ServicePort, pod: &Pod) -> Option<u16> {
     match &port.target_port {
         None => Some(number),
         // Unset and 0 are the same to the API server.
         Some(IntOrString::Int(0)) => Some(number),
         Some(IntOrString::Int(target)) => service::port_number(*target),
-        Some(IntOrString::String(name)) => service::container_ports(pod).find(|(_, n)| *n == Some(name.as_str())).map(|(number, _)| number),
+        Some(IntOrString::String(name)) => pod.ports.iter().find(|p| p.name.as_deref() == Some(name)).map(|p| p.number),
     }
 }
 
@@ -81,13 +81,7 @@ fn agreed(protocols: impl Iterator<Item = Protocol>) -> Protocol {
 
 /// The mode of a port: the policies of a Service's port win over those of a Service, those over the namespace's, and that
 /// over the default of the mesh.
-fn mtls(
-    snapshot: &Snapshot,
-    default: MtlsMode,
-    namespace: &str,
-    pod: &core::Pod,
-    frontends: &[Frontend<'_>],
-) -> (MtlsMode, Option<ResourceRef>) {
+fn mtls(snapshot: &Snapshot, default: MtlsMode, namespace: &str, pod: &Pod, frontends: &[Frontend<'_>]) -> (MtlsMode, Option<ResourceRef>) {
     let services: Vec<_> = selecting(snapshot, namespace, pod).map(|(key, _)| key).collect();
     let ports = frontends.iter().filter_map(|f| f.port.name.as_deref().map(|name| Target { service: f.key, section: Some(name) }));
     let by_port = |mode| strictest(ports.clone().filter_map(|target| of_service(snapshot, namespace, mode, target)));

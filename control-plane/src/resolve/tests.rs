@@ -127,7 +127,7 @@ proptest! {
                 prop_assert_eq!(Endpoint::try_from(proto::Endpoint::from(&endpoint)), Ok(endpoint.clone()));
                 // Names repeat between namespaces: only where all pods of that name are meshed is it sure that this one is.
                 let mut pods = snapshot.pods.iter().filter(|(pod, _)| *pod.name == *endpoint.workload).peekable();
-                let meshed = pods.peek().is_some() && pods.all(|(_, pod)| endpoint::is_meshed(pod));
+                let meshed = pods.peek().is_some() && pods.all(|(_, pod)| pod.is_meshed());
                 prop_assert!(!meshed || endpoint.identity.is_some(), "plaintext to a meshed pod: {endpoint:?}");
             }
         }

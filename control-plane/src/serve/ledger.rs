@@ -172,7 +172,7 @@ impl Ledger {
 
     fn resolve(&self, view: &View, target: &Target) -> Answer {
         match target {
-            Target::Address(_) | Target::Authority(_) => Answer::Outbound(view.outbound(&self.namespace, target)),
+            Target::Address(_) | Target::Authority(_) => Answer::Outbound(view.outbound(&self.namespace, &self.workload, target)),
             Target::InboundPort(port) => Answer::Inbound(view.inbound(&self.namespace, &self.workload, *port)),
         }
     }

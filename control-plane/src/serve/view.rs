@@ -4,7 +4,7 @@
 //! coming and going; without this, each of them would have every policy of every sidecar resolved again.
 
 use crate::metrics::{Bound, Metrics};
-use crate::resolve::{self, MeshSettings};
+use crate::resolve::{self, Client, MeshSettings};
 use crate::snapshot::{ObjectKey, Snapshot};
 use crate::status::{self, ObjectStatus};
 use crate::watch::Report;
@@ -20,6 +20,9 @@ use tokio::time::Instant;
 /// Most answers of each sort that are kept: 1,000 services asked for from 60 namespaces. Beyond it they are resolved again for each
 /// stream, which is slower and counted.
 const MAX_KEPT: usize = 65_536;
+
+/// In the place of a node's name in a key: the answer is the same on all of them. No node has such a name.
+const ALL_NODES: &str = "*";
 
 /// A snapshot, and what was resolved from it. Never changes: a new revision is a new view.
 pub struct View {
@@ -37,10 +40,11 @@ pub struct View {
 /// Answers by what they depend on. Shared between views, as far as that has not changed.
 #[derive(Debug, Default)]
 struct Answers {
-    /// For destinations that are Services: on Services, routes and policies.
-    services: Kept<(String, Target), Outbound>,
+    /// For destinations that are Services: on Services, routes and policies. By namespace of the client, its node where that matters,
+    /// and target.
+    services: Kept<(String, String, Target), Outbound>,
     /// For other destinations: on pods too.
-    others: Kept<(String, Target), Outbound>,
+    others: Kept<(String, String, Target), Outbound>,
     /// For a port of a pod: on Services, policies and the pod. By namespace, pod and port.
     inbound: Kept<(String, String, u16), Inbound>,
     /// For a backend: on Services, pods and slices.
@@ -173,20 +177,28 @@ impl View {
 
     /// The service account of a pod; `None`: the pod is not known.
     pub fn service_account(&self, namespace: &str, pod: &str) -> Option<&str> {
-        let pod = self.snapshot.pods.get(&ObjectKey::new(namespace, pod))?;
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
-        Some(account.filter(|account| !account.is_empty()).unwrap_or("default"))
+        Some(&self.snapshot.pods.get(&ObjectKey::new(namespace, pod))?.service_account)
     }
 
-    /// Resolves an outbound target, as asked from a namespace.
-    pub fn outbound(&self, namespace: &str, target: &Target) -> Arc<Outbound> {
-        let key = (namespace.to_owned(), target.clone());
+    /// Resolves an outbound target, as asked by a workload.
+    pub fn outbound(&self, namespace: &str, workload: &str, target: &Target) -> Arc<Outbound> {
+        let node = self.snapshot.pods.get(&ObjectKey::new(namespace, workload)).map_or("", |pod| &pod.node);
         let Answers { services, others, .. } = &self.kept;
-        if let Some(answer) = [services, others].into_iter().find_map(|kept| locked(kept).get(&key).cloned()) {
-            return answer;
+        // Nearly every answer is for all nodes. What was answered to a client whose node is not known says nothing about others.
+        let everywhere = if node.is_empty() { node } else { ALL_NODES };
+        let mut key = (namespace.to_owned(), String::new(), target.clone());
+        for node in [everywhere, node] {
+            node.clone_into(&mut key.1);
+            if let Some(answer) = [services, others].into_iter().find_map(|kept| locked(kept).get(&key).cloned()) {
+                return answer;
+            }
         }
-        let policy = self.timed(|| resolve::outbound(&self.snapshot, namespace, target));
-        let kept = if policy.as_ref().is_some_and(|policy| policy.service.is_some()) { services } else { others };
+        let policy = self.timed(|| resolve::outbound(&self.snapshot, Client::on_node(namespace, node), target));
+        if !policy.as_ref().is_some_and(resolve::depends_on_node) {
+            everywhere.clone_into(&mut key.1);
+        }
+        let is_service = policy.as_ref().is_some_and(|policy| policy.service.is_some());
+        let kept = if is_service && resolve::depends_on_rules_only(&self.snapshot, target) { services } else { others };
         let backends = policy.as_ref().map(|p| p.backends.iter().map(|b| b.service.clone()).collect()).unwrap_or_default();
         let policy = policy.as_ref().map(proto::OutboundPolicy::from);
         self.keep(kept, key, Outbound { version: version(policy.as_ref()), policy, backends })

@@ -296,7 +296,7 @@ proptest! {
         let subscribed: Vec<_> = sidecar.subscribed.keys().collect();
         prop_assert_eq!(subscribed, sidecar.policies.keys().collect::<Vec<_>>());
         for (target, policy) in &sidecar.policies {
-            prop_assert_eq!(policy, &view.outbound("default", target));
+            prop_assert_eq!(policy, &view.outbound("default", "client", target));
             for backend in &policy.backends {
                 prop_assert_eq!(&sidecar.endpoints[backend], &*view.endpoints(backend));
             }

@@ -20,15 +20,15 @@ fn versions_tell_contents_apart() {
 const OBJECTS: [[&str; 2]; 8] = [
     [
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}",
-        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.2, selector: {app: api}, ports: [{port: 80, appProtocol: http}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.2, internalTrafficPolicy: Local, selector: {app: api}, ports: [{port: 80, appProtocol: http, nodePort: 30080}]}}",
     ],
     [
         "{apiVersion: v1, kind: Service, metadata: {name: api}, spec: {clusterIP: None, selector: {app: api}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}}",
         "{apiVersion: v1, kind: Service, metadata: {name: api}, spec: {clusterIP: 10.0.0.1, ports: [{port: 8080}]}}",
     ],
     [
-        "{apiVersion: v1, kind: Pod, metadata: {name: web-1, labels: {app: web}}, spec: {containers: [{name: a}], initContainers: [{name: heddle-sidecar}]}, status: {podIP: 10.0.0.1}}",
-        "{apiVersion: v1, kind: Pod, metadata: {name: web-1, labels: {app: api}}, spec: {containers: [{name: a}], serviceAccountName: web}, status: {podIP: 10.0.0.2}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: web-1, labels: {app: web}}, spec: {containers: [{name: a}], initContainers: [{name: heddle-sidecar}], nodeName: n1}, status: {podIP: 10.0.0.1, hostIP: 192.168.0.1}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: web-1, labels: {app: api}}, spec: {containers: [{name: a}], serviceAccountName: web, nodeName: n2}, status: {podIP: 10.0.0.2, hostIP: 192.168.0.2}}",
     ],
     [
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {name: web-a, labels: {kubernetes.io/service-name: web}}, ports: [{port: 8080}], endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: web-1}}]}",
@@ -66,8 +66,9 @@ type Everything = (Vec<Arc<Outbound>>, Vec<Arc<Inbound>>, Vec<Arc<EndpointSet>>)
 /// Asks for everything.
 fn answers(view: &View) -> Everything {
     let names = ["web:80", "api:80", "api:8080", "10.0.0.1:8080"].map(|name| Target::Authority(name.to_owned()));
-    let addresses = ["10.96.0.1:80", "10.96.0.2:80", "10.0.0.1:8080", "10.0.0.2:8080"].map(|a| Target::Address(a.parse().unwrap()));
-    let outbound: Vec<_> = names.iter().chain(&addresses).map(|target| view.outbound("default", target)).collect();
+    let addresses = ["10.96.0.1:80", "10.96.0.2:80", "10.0.0.1:8080", "10.0.0.2:8080", "192.168.0.1:30080", "192.168.0.2:30080"];
+    let addresses = addresses.map(|a| Target::Address(a.parse().unwrap()));
+    let outbound: Vec<_> = names.iter().chain(&addresses).map(|target| view.outbound("default", "web-1", target)).collect();
     let inbound = [80, 8080].map(|port| view.inbound("default", "web-1", port)).into();
     let endpoints = outbound.iter().flat_map(|answer| &answer.backends).map(|backend| view.endpoints(backend)).collect();
     (outbound, inbound, endpoints)

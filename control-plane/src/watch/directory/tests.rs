@@ -36,6 +36,7 @@ impl Case {
             .iter()
             .map(|change| match change {
                 Change::Apply(object) => format!("+{}", object.id()),
+                Change::Pod(key, _) => format!("+Pod/{key}"),
                 Change::Delete(id) => format!("-{id}"),
             })
             .collect();
