@@ -23,7 +23,7 @@ struct Answers {
 }
 
 fn all_targets() -> Vec<Target> {
-    let names = ["a", "b.x", "c.y.svc", "b.x.svc.cluster.local", "A.", "", ".", "a.b.c", "missing", "a b", "ä"];
+    let names = ["a", "b.x", "c.y.svc", "b.x.svc.cluster.local", "a.a", "a.a.x.svc", "A.", "", ".", "a.b.c", "missing", "a b", "ä"];
     let authorities = names.iter().flat_map(|name| [0, 80, 81, 443, 5432].map(|port| format!("{name}:{port}")));
     let nonsense = ["", ":", "a", "a:", "a:b", "a:70000", "a:80:80", "[::1]:80", "[x]:1", "10.0.0.1"].map(str::to_owned);
     let addresses = [
@@ -35,6 +35,8 @@ fn all_targets() -> Vec<Target> {
         "10.0.0.2:8080",
         "[fd00::1]:8080",
         "[::ffff:10.0.0.1]:0",
+        "203.0.113.1:80",
+        "10.0.0.9:30080",
     ];
     authorities
         .chain(nonsense)
@@ -47,7 +49,7 @@ fn all_targets() -> Vec<Target> {
 fn answers(snapshot: &Snapshot) -> Answers {
     let mut outbound_answers = Vec::new();
     let mut backends: Vec<ServicePort> = vec![];
-    for client in ["x", "y", ""] {
+    for client in ["x".into(), "y".into(), "".into(), Client::on_node("x", "n1"), Client::on_node("x", "nowhere")] {
         for target in all_targets() {
             let policy = outbound(snapshot, client, &target);
             backends.extend(policy.iter().flat_map(|p| p.backends.iter().map(|b| b.service.clone())));
@@ -55,8 +57,19 @@ fn answers(snapshot: &Snapshot) -> Answers {
         }
     }
     backends.extend(
-        ["x/a:80", "x/a:81", "x/b:80", "y/a:80", "x/pod:a:0", "x/pod:a@fd00::1:8080", "x/pod:@:80", "y/missing:80"]
-            .map(|key| key.parse().unwrap()),
+        [
+            "x/a:80",
+            "x/a:81",
+            "x/b:80",
+            "y/a:80",
+            "x/pod:a:0",
+            "x/pod:a@fd00::1:8080",
+            "x/pod:@:80",
+            "y/missing:80",
+            "x/a@ipv6@node=n2:80",
+            "x/a@:80",
+        ]
+        .map(|key| key.parse().unwrap()),
     );
     backends.sort();
     backends.dedup();

@@ -59,8 +59,8 @@ fn service() -> impl Strategy<Value = Object> {
     let ports = vec![
         json!({"name": "http", "port": 80, "targetPort": 8080}),
         json!({"name": "http", "port": 80, "targetPort": "serve"}),
-        json!({"port": 80}),
-        json!({"name": "grpc", "port": 81, "appProtocol": "grpc", "targetPort": 0}),
+        json!({"port": 80, "nodePort": 30080}),
+        json!({"name": "grpc", "port": 81, "appProtocol": "grpc", "targetPort": 0, "nodePort": 0}),
         json!({"name": "tls", "port": 443, "appProtocol": "https"}),
         json!({"name": "tcp-db", "port": 5432, "targetPort": -3}),
         json!({"name": "strange", "port": 70000}),
@@ -73,7 +73,9 @@ fn service() -> impl Strategy<Value = Object> {
         one_of(vec![
             json!({}),
             json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::a"]}),
-            json!({"clusterIP": "10.0.0.1"}),
+            json!({"clusterIP": "10.0.0.1", "internalTrafficPolicy": "Local"}),
+            json!({"clusterIP": "fd00::a", "ipFamilies": ["IPv6", "IPv4", "?"], "trafficDistribution": "PreferClose"}),
+            json!({"clusterIP": "10.96.0.1", "externalIPs": ["203.0.113.1", "10.0.0.2", "?"], "publishNotReadyAddresses": true}),
             json!({"clusterIP": "None"}),
             json!({"clusterIP": "nonsense"}),
             json!({"type": "ExternalName", "externalName": "example.org", "clusterIP": "10.96.0.1"}),
@@ -96,15 +98,24 @@ fn pod() -> impl Strategy<Value = Object> {
     let sidecar = one_of(vec![json!([]), json!([{"name": "heddle-sidecar"}])]);
     let account = one_of(vec![Value::Null, json!("web"), json!("bad name/!"), json!("")]);
     let ports = one_of(vec![json!([]), json!([{"name": "serve", "containerPort": 8080}, {"containerPort": 70000}])]);
+    let network = one_of(vec![
+        json!({}),
+        json!({"nodeName": "n1", "hostname": "a", "subdomain": "a"}),
+        json!({"hostNetwork": true, "nodeName": "n2"}),
+    ]);
+    let started = |started: bool| json!([{"name": "heddle-sidecar", "started": started, "ready": false, "restartCount": 0, "image": "", "imageID": ""}]);
     let status = one_of(vec![
         json!({}),
-        json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}),
-        json!({"podIP": "10.0.0.2", "phase": "Running"}),
+        json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "initContainerStatuses": started(false)}),
+        json!({"podIP": "10.0.0.2", "phase": "Running", "hostIP": "10.0.0.9", "initContainerStatuses": started(true)}),
         json!({"podIP": "10.0.0.2", "phase": "Failed"}),
         json!({"podIP": "nonsense"}),
     ]);
-    let spec = (sidecar, account, ports, status).prop_map(|(sidecar, account, ports, status)| {
-        json!({"spec": {"initContainers": sidecar, "serviceAccountName": account, "containers": [{"name": "app", "ports": ports}]}, "status": status})
+    let spec = (sidecar, account, ports, network, status).prop_map(|(sidecar, account, ports, mut spec, status)| {
+        spec["initContainers"] = sidecar;
+        spec["serviceAccountName"] = account;
+        spec["containers"] = json!([{"name": "app", "ports": ports}]);
+        json!({"spec": spec, "status": status})
     });
     any_object("Pod", "v1", spec)
 }
@@ -122,7 +133,9 @@ fn endpoint_slice() -> impl Strategy<Value = Object> {
         json!({"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}, "zone": ""}),
         json!({"addresses": ["10.0.0.1", "10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b", "namespace": "x"}, "zone": "z"}),
         json!({"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod"}}),
-        json!({"addresses": ["10.0.0.3"], "targetRef": {"kind": "Node", "name": "n"}}),
+        json!({"addresses": ["10.0.0.3"], "targetRef": {"kind": "Node", "name": "n"}, "nodeName": "n1", "zone": "z"}),
+        json!({"addresses": ["10.0.0.6"], "nodeName": "n2", "zone": "y", "hints": {"forZones": [{"name": "z"}], "forNodes": [{"name": "n1"}]}}),
+        json!({"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a", "uid": "earlier"}}),
         json!({"addresses": ["nonsense", "::", "fd00::1"]}),
         json!({"addresses": []}),
         json!({"addresses": ["10.0.0.4"], "conditions": {"ready": false}}),
