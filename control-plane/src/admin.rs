@@ -1,7 +1,11 @@
 //! The admin endpoints, for probes, Prometheus and people: `/live`, `/ready`, `/metrics`, `/status`.
+//!
+//! They are served twice: all of them on a loopback address, and those that tell nothing of the configuration to everybody who reaches the
+//! pod, for the kubelet and Prometheus.
 
-use crate::ca::Chain;
+use crate::ca::{Chain, NAMESPACE};
 use crate::metrics::Metrics;
+use crate::naked::{Naked, naked};
 use crate::serve::{SidecarStatus, Sidecars, View};
 use crate::status::ObjectStatus;
 use crate::watch::Problem;
@@ -14,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -40,6 +45,9 @@ pub struct StatusPage {
     pub objects: Vec<ObjectStatus>,
     /// The sidecars, those that have gone included for a while.
     pub sidecars: Vec<SidecarStatus>,
+    /// Pods that should have a sidecar and have none.
+    #[serde(default)]
+    pub naked: Vec<Naked>,
 }
 
 /// What the endpoints tell about.
@@ -47,6 +55,16 @@ pub struct StatusPage {
 pub struct Admin {
     metrics: Arc<Metrics>,
     served: Arc<OnceLock<Served>>,
+    leaving: Arc<AtomicBool>,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Whoever is on this machine, or in this pod: everything.
+    Local,
+    /// Whoever reaches the pod: health and metrics.
+    Everybody,
 }
 
 /// What there is to tell once the control plane serves.
@@ -59,7 +77,12 @@ struct Served {
 impl Admin {
     /// Alive and not ready.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, served: Arc::default() }
+        Self { metrics, served: Arc::default(), leaving: Arc::default() }
+    }
+
+    /// From now on not ready any more: new connections are to go to another replica.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// From now on ready: the first snapshot is there, and sidecars can connect.
@@ -69,9 +92,9 @@ impl Admin {
     }
 
     /// Serves one connection until it ends. When cancelled, the connection is cut.
-    pub async fn connection(self, stream: TcpStream) {
+    pub async fn connection(self, stream: TcpStream, audience: Audience) {
         let service = hyper::service::service_fn(move |request| {
-            let answer = self.answer(&request);
+            let answer = self.answer(&request, audience);
             async move { Ok::<_, Infallible>(answer) }
         });
         let connection = http1::Builder::new()
@@ -83,16 +106,19 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>, audience: Audience) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
         match (request.uri().path(), self.served.get()) {
             ("/live", _) => text(StatusCode::OK, "live\n"),
+            ("/ready", Some(_)) if self.leaving.load(Ordering::Relaxed) => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             ("/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
             ("/metrics", served) => self.metrics_page(served),
+            ("/status", _) if audience == Audience::Everybody => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
             ("/status", Some(served)) => served.status_page(),
-            ("/ready" | "/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the first snapshot is not there yet\n"),
+            ("/ready" | "/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "objects or certificates are not there yet\n"),
+            _ if audience == Audience::Everybody => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
             _ => text(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /status\n"),
         }
     }
@@ -118,6 +144,7 @@ impl Served {
             problems: view.report().problems.clone(),
             objects: view.statuses().to_vec(),
             sidecars: sidecars.report(),
+            naked: naked(view.snapshot(), NAMESPACE),
         };
         match serde_json::to_vec(&page) {
             Ok(page) => typed(StatusCode::OK, "application/json", page),

@@ -1,5 +1,9 @@
 //! A workload's token → its identity: by a file of tokens in local mode; by TokenReview in a cluster, behind the same trait.
 
+pub mod review;
+
+pub use review::TokenReviewer;
+
 use crate::watch::Stamp;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -21,9 +25,12 @@ pub struct Proven {
     pub namespace: String,
     /// The service account.
     pub service_account: String,
-    /// The workload instance (a pod's name), where the token is bound to one; for logs.
+    /// The workload instance (a pod's name), where the token is bound to one; for logs and events.
     #[serde(default)]
     pub workload: Option<String>,
+    /// The pod's uid, where the token is bound to one; for events.
+    #[serde(default)]
+    pub uid: Option<String>,
 }
 
 /// Why a token proves nothing.
@@ -32,12 +39,27 @@ pub enum AuthenticateError {
     /// Nobody has this token.
     #[error("the token is not known")]
     Unknown,
+    /// It is good for another purpose.
+    #[error("the token is not for the audience \"heddle\": send the one of the volume that injection adds")]
+    Audience,
+    /// Its time is over.
+    #[error("the token has expired: send the one that is in the file now")]
+    Expired,
+    /// Its pod or its service account is gone.
+    #[error("the token's pod or service account does not exist any more")]
+    Gone,
+    /// It is a service account's, of no pod.
+    #[error("the token is not bound to a pod")]
+    Unbound,
+    /// It is somebody's who is no service account.
+    #[error("the token is not of a service account")]
+    NoServiceAccount,
     /// Whoever could tell cannot be asked now; the same token may be good later.
     #[error("tokens cannot be checked now: {0}")]
     Unavailable(String),
 }
 
-/// Proves workloads by token. Two implementations: [`TokensFile`], and TokenReview with the cluster source.
+/// Proves workloads by token. Two implementations: [`TokensFile`], and [`TokenReviewer`] in a cluster.
 pub trait Authenticate: fmt::Debug + Send + Sync {
     /// Finds out who holds `token`.
     ///

@@ -1,4 +1,7 @@
-//! The mesh's certificate authority: its root in the state directory, workload certificates, and the control plane's own.
+//! The mesh's certificate authority: its root in the state directory or in a Secret, workload certificates, and the control plane's own.
+
+pub mod secret;
+pub mod webhook;
 
 use crate::metrics::Metrics;
 use crate::serve::View;
@@ -10,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
 /// The control plane's own workload name, which sidecars expect at the other end.
 pub const NAMESPACE: &str = "heddle-system";
@@ -51,12 +54,26 @@ pub enum CaError {
     },
 }
 
-/// The authority, and what everybody trusts.
+/// The authority, and what everybody trusts. Both may be replaced while everything runs.
 #[derive(Debug)]
 pub struct Ca {
-    authority: CertificateAuthority,
-    trust: Arc<TrustBundle>,
+    trust_domain: TrustDomain,
     own_id: SpiffeId,
+    issuing: watch::Sender<Arc<Issuing>>,
+}
+
+/// Who signs, and whom everybody trusts, at one time.
+#[derive(Debug)]
+pub struct Issuing {
+    authority: Arc<CertificateAuthority>,
+    trust: Arc<TrustBundle>,
+}
+
+impl Issuing {
+    /// The roots that workloads are verified against.
+    pub fn trust(&self) -> &Arc<TrustBundle> {
+        &self.trust
+    }
 }
 
 /// The control plane's own certificate, as a configuration for new connections.
@@ -64,6 +81,8 @@ pub struct Ca {
 pub struct Serving {
     /// For the acceptor.
     pub config: Arc<ServerConfig>,
+    /// For connections to another replica.
+    pub client: Arc<ClientConfig>,
     /// What it shows.
     pub certificate: Certificate,
 }
@@ -76,20 +95,50 @@ impl Ca {
     pub fn open(state: &Path, trust_domain: &TrustDomain, now: u64) -> Result<Self, CaError> {
         let directory = state.join("ca");
         let authority = CertificateAuthority::load_or_create(&directory, trust_domain, now)?;
-        let trust = authority.trust_bundle().clone();
-        write_roots(&directory.join(ROOTS_FILE), &trust.to_pem(trust_domain))?;
-        let own_id = SpiffeId::workload(trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
-        Ok(Self { authority, trust: Arc::new(trust), own_id })
+        write_roots(&directory.join(ROOTS_FILE), &authority.trust_bundle().to_pem(trust_domain))?;
+        Self::new(authority)
+    }
+
+    /// Signs with an authority, and trusts it.
+    ///
+    /// # Errors
+    /// When its trust domain makes no SPIFFE id.
+    pub fn new(authority: CertificateAuthority) -> Result<Self, CaError> {
+        let trust_domain = authority.trust_domain().clone();
+        let own_id = SpiffeId::workload(&trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
+        let trust = Arc::new(authority.trust_bundle().clone());
+        let (issuing, _) = watch::channel(Arc::new(Issuing { authority: Arc::new(authority), trust }));
+        Ok(Self { trust_domain, own_id, issuing })
+    }
+
+    /// From now on signs with this authority and trusts these roots, which must be of the same trust domain.
+    pub fn replace(&self, authority: Arc<CertificateAuthority>, trust: Arc<TrustBundle>) {
+        self.issuing.send_replace(Arc::new(Issuing { authority, trust }));
+    }
+
+    /// Tells of every replacement.
+    pub fn changes(&self) -> watch::Receiver<Arc<Issuing>> {
+        self.issuing.subscribe()
     }
 
     /// The roots that workloads are verified against.
-    pub fn trust(&self) -> &Arc<TrustBundle> {
-        &self.trust
+    pub fn trust(&self) -> Arc<TrustBundle> {
+        self.issuing.borrow().trust.clone()
+    }
+
+    /// Who signs now.
+    pub fn authority(&self) -> Arc<CertificateAuthority> {
+        self.issuing.borrow().authority.clone()
     }
 
     /// The trust domain whose workloads it names.
     pub fn trust_domain(&self) -> &TrustDomain {
-        self.authority.trust_domain()
+        &self.trust_domain
+    }
+
+    /// The control plane's own name.
+    pub fn own_id(&self) -> &SpiffeId {
+        &self.own_id
     }
 
     /// Signs the request of a workload that has been proven to be `id`. `now` is in Unix seconds.
@@ -97,7 +146,7 @@ impl Ca {
     /// # Errors
     /// When the request is malformed, asks for another id, or the authority has expired.
     pub fn sign(&self, request: &[u8], id: &SpiffeId, lifetime: Duration, now: u64) -> Result<Certificate, AuthorityError> {
-        self.authority.sign(request, id, lifetime, now)
+        self.authority().sign(request, id, lifetime, now)
     }
 
     /// Makes a key and a certificate for the control plane itself, in memory only.
@@ -106,37 +155,40 @@ impl Ca {
     /// When the authority has expired, or the cryptographic library refuses.
     pub fn serving(&self, lifetime: Duration, now: u64) -> Result<Serving, CaError> {
         let (key, request) = csr(&self.own_id)?;
-        let certificate = self.sign(&request, &self.own_id, lifetime, now)?;
-        let config = TlsContext::new(&key, certificate.clone(), &self.trust)?.control_plane_server();
-        Ok(Serving { config, certificate })
+        let issuing = self.issuing.borrow().clone();
+        let certificate = issuing.authority.sign(&request, &self.own_id, lifetime, now)?;
+        let context = TlsContext::new(&key, certificate.clone(), &issuing.trust)?;
+        Ok(Serving { config: context.control_plane_server(), client: context.control_plane_client(&self.own_id), certificate })
     }
 }
 
-/// Renews the control plane's certificate at the half of its life, and when the configured lifetime changes. Open connections keep
-/// the configuration they were accepted with.
+/// Renews the control plane's certificate at the half of its life, and when the configured lifetime or the authority changes. Open
+/// connections keep the configuration they were accepted with.
 ///
 /// Runs until cancelled; cancel safe. Every failure is logged and tried again, with the last certificate in force.
 pub async fn keep_serving(
     ca: Arc<Ca>,
     mut views: watch::Receiver<Arc<View>>,
-    configs: watch::Sender<Arc<ServerConfig>>,
-    first: Certificate,
+    servings: watch::Sender<Arc<Serving>>,
     metrics: Arc<Metrics>,
 ) {
     let mut lifetime = views.borrow_and_update().mesh().certificate_lifetime;
-    let mut certificate = first;
+    let mut authority = ca.changes();
+    let mut certificate = servings.borrow().certificate.clone();
     loop {
         metrics.serving_expiry.set(i64::try_from(certificate.not_after()).unwrap_or(i64::MAX));
+        metrics.issuer_expiry.set(i64::try_from(ca.authority().not_after()).unwrap_or(i64::MAX));
         let changed = lifetime_changed(&mut views, lifetime);
         tokio::select! {
             // Losing leaves nothing behind: the next turn waits for either again.
             () = until_half_life(&certificate) => {}
             Some(new) = changed => lifetime = new,
+            Ok(()) = authority.changed() => {}
         }
         match ca.serving(lifetime, unix_now()) {
             Ok(serving) => {
-                certificate = serving.certificate;
-                configs.send_replace(serving.config);
+                certificate = serving.certificate.clone();
+                servings.send_replace(Arc::new(serving));
             }
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "own certificate not renewed, the last one stays in use");
@@ -207,7 +259,7 @@ mod tests {
         let domain = "cluster.local".parse().unwrap();
         let first = Ca::open(folder.path(), &domain, NOW).unwrap();
         let written = std::fs::read(folder.path().join("ca/root.pem")).unwrap();
-        assert_eq!(TrustBundle::from_pem(&domain, &written).unwrap(), **first.trust());
+        assert_eq!(TrustBundle::from_pem(&domain, &written).unwrap(), *first.trust());
         let second = Ca::open(folder.path(), &domain, NOW + 1).unwrap();
         assert_eq!(first.trust(), second.trust());
         let error = Ca::open(folder.path(), &"other.example".parse().unwrap(), NOW).unwrap_err();

@@ -13,15 +13,30 @@ pub struct Args {
     /// Directory for what must survive a restart: the certificate authority in DIR/ca
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// JSON file of the tokens that prove workloads, mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Serve the cluster that KUBECONFIG or this pod's ServiceAccount leads to, as the pod POD_NAME in POD_NAMESPACE
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// In a cluster: where /ready, /live and /metrics are served to the kubelet and to Prometheus
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health: Option<String>,
+    /// In a cluster: where the API server calls the webhooks
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub webhook: Option<String>,
+    /// In a cluster: YAML file that says how pods are injected; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub injection: Option<PathBuf>,
+    /// In a cluster: whether routes of the Gateway API are read, `on` or `off`
+    #[arg(long, value_name = "ON|OFF")]
+    pub gateway_api: Option<String>,
     /// Where sidecars connect; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
     /// Where /ready, /live, /metrics and /status are served; a loopback address
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub admin: Option<String>,
-    /// JSON file of the tokens that prove workloads, mode 0600
-    #[arg(long, value_name = "FILE")]
-    pub tokens: Option<PathBuf>,
     /// What to log, as in `info,heddle_control_plane=debug` (or HEDDLE_LOG)
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -33,16 +48,49 @@ pub struct Args {
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Directories of manifests, in order of precedence; not empty.
-    pub directories: Vec<PathBuf>,
-    /// What must survive a restart.
-    pub state: PathBuf,
     /// Where sidecars connect.
     pub listen: SocketAddr,
     /// Where the admin endpoints are; a loopback address.
     pub admin: SocketAddr,
+    /// Where objects and identities come from.
+    pub mode: Mode,
+}
+
+/// Where objects and identities come from.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// Files of this machine.
+    Local(Local),
+    /// The API server of a cluster.
+    Cluster(Cluster),
+}
+
+/// A mesh of local processes.
+#[derive(Debug, Clone)]
+pub struct Local {
+    /// Directories of manifests, in order of precedence; not empty.
+    pub directories: Vec<PathBuf>,
+    /// What must survive a restart.
+    pub state: PathBuf,
     /// The tokens that prove workloads.
     pub tokens: PathBuf,
+}
+
+/// A mesh in a cluster.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Where health and metrics are; for everybody who reaches the pod.
+    pub health: SocketAddr,
+    /// Where the API server calls the webhooks.
+    pub webhook: SocketAddr,
+    /// How pods are injected.
+    pub injection: PathBuf,
+    /// Whether routes of the Gateway API are read.
+    pub gateway_api: bool,
+    /// The namespace of this pod.
+    pub namespace: String,
+    /// The name of this pod: who holds the lease.
+    pub pod: String,
 }
 
 /// How to log.
@@ -68,38 +116,91 @@ impl fmt::Display for ConfigError {
 }
 
 impl Config {
-    /// Checks the arguments.
+    /// Checks the arguments, and in a cluster `POD_NAME` and `POD_NAMESPACE` of the environment.
     ///
     /// # Errors
     /// Every mistake, not only the first.
     pub fn parse(args: &Args) -> Result<Self, ConfigError> {
-        let Args { directories, state, listen, admin, tokens, log, log_format } = args;
+        Self::parse_with(args, |name| std::env::var(name).ok())
+    }
+
+    fn parse_with(args: &Args, environment: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut mistakes = Vec::new();
+        let mode = if args.kubernetes {
+            Cluster::parse(args, environment, &mut mistakes).map(Mode::Cluster)
+        } else {
+            Local::parse(args, &mut mistakes).map(Mode::Local)
+        };
+        let listen = address("--listen", args.listen.as_deref(), &mut mistakes);
+        let admin = address("--admin", args.admin.as_deref(), &mut mistakes);
+        if let Some(admin) = admin.filter(|a| !a.ip().is_loopback()) {
+            // Whoever reaches it reads the whole mesh's configuration, without any authentication.
+            mistakes.push(format!("--admin: {admin} is not a loopback address: use 127.0.0.1 or [::1]"));
+        }
+        if let Err(log) = Log::parse(args.log.as_deref(), args.log_format.as_deref()) {
+            mistakes.extend(log.mistakes);
+        }
+        match (listen, admin, mode) {
+            (Some(listen), Some(admin), Some(mode)) if mistakes.is_empty() => Ok(Self { listen, admin, mode }),
+            _ => Err(ConfigError { mistakes }),
+        }
+    }
+}
+
+impl Local {
+    fn parse(args: &Args, mistakes: &mut Vec<String>) -> Option<Self> {
+        let Args { directories, state, tokens, health, webhook, injection, gateway_api, .. } = args;
+        let given = [
+            ("--health", health.is_some()),
+            ("--webhook", webhook.is_some()),
+            ("--injection", injection.is_some()),
+            ("--gateway-api", gateway_api.is_some()),
+        ];
+        for (flag, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+            mistakes.push(format!("{flag} is for a cluster: give --kubernetes too, or leave it out"));
+        }
         if directories.is_empty() {
-            mistakes.push("--directory is missing: give at least one directory of manifests".to_owned());
+            mistakes.push("--directory is missing: give at least one directory of manifests, or --kubernetes for a cluster".to_owned());
         }
         for directory in directories {
             if let Err(mistake) = readable_directory(directory) {
                 mistakes.push(mistake);
             }
         }
-        let state = required("--state", "a directory that survives restarts", state.as_ref(), &mut mistakes);
-        let listen = address("--listen", listen.as_deref(), &mut mistakes);
-        let admin = address("--admin", admin.as_deref(), &mut mistakes);
-        if let Some(admin) = admin.filter(|a| !a.ip().is_loopback()) {
-            // Whoever reaches it reads the whole mesh's configuration, without any authentication.
-            mistakes.push(format!("--admin: {admin} is not a loopback address: use 127.0.0.1 or [::1]"));
+        let state = required("--state", "a directory that survives restarts", state.as_ref(), mistakes);
+        let tokens = required("--tokens", "the file of workload tokens", tokens.as_ref(), mistakes);
+        Some(Self { directories: directories.clone(), state: state?, tokens: tokens? })
+    }
+}
+
+impl Cluster {
+    fn parse(args: &Args, environment: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<Self> {
+        let Args { directories, state, tokens, health, webhook, injection, gateway_api, .. } = args;
+        let given = [("--directory", !directories.is_empty()), ("--state", state.is_some()), ("--tokens", tokens.is_some())];
+        for (flag, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+            mistakes.push(format!("{flag} is for a mesh of local processes: leave it out with --kubernetes"));
         }
-        let tokens = required("--tokens", "the file of workload tokens", tokens.as_ref(), &mut mistakes);
-        if let Err(log) = Log::parse(log.as_deref(), log_format.as_deref()) {
-            mistakes.extend(log.mistakes);
-        }
-        match (state, listen, admin, tokens) {
-            (Some(state), Some(listen), Some(admin), Some(tokens)) if mistakes.is_empty() => {
-                Ok(Self { directories: directories.clone(), state, listen, admin, tokens })
+        let health = address("--health", health.as_deref(), mistakes);
+        let webhook = address("--webhook", webhook.as_deref(), mistakes);
+        let injection = required("--injection", "the file that says how pods are injected", injection.as_ref(), mistakes);
+        let gateway_api = match gateway_api.as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => {
+                mistakes.push(format!("--gateway-api: \"{other}\" is neither on nor off"));
+                true
             }
-            _ => Err(ConfigError { mistakes }),
-        }
+        };
+        let mut variable = |name: &str, field: &str| {
+            let value = environment(name).filter(|value| !value.is_empty());
+            if value.is_none() {
+                mistakes.push(format!("the variable {name} is missing: set it from the pod's field {field}"));
+            }
+            value
+        };
+        let namespace = variable("POD_NAMESPACE", "metadata.namespace");
+        let pod = variable("POD_NAME", "metadata.name");
+        Some(Self { health: health?, webhook: webhook?, injection: injection?, gateway_api, namespace: namespace?, pod: pod? })
     }
 }
 
@@ -186,5 +287,39 @@ mod tests {
         let config = Config::parse(&args).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:0");
         assert_eq!(config.admin.to_string(), "[::1]:0");
+        let Mode::Local(local) = config.mode else { panic!("not local") };
+        assert_eq!(local.tokens, Path::new("/tokens"));
+    }
+
+    fn in_cluster() -> Args {
+        Args {
+            kubernetes: true,
+            listen: Some("0.0.0.0:15010".into()),
+            admin: Some("127.0.0.1:15020".into()),
+            health: Some("0.0.0.0:15021".into()),
+            webhook: Some("0.0.0.0:15017".into()),
+            injection: Some("/injection.yaml".into()),
+            ..Args::default()
+        }
+    }
+
+    #[test]
+    fn in_a_cluster_the_pod_names_itself() {
+        let config = Config::parse_with(&in_cluster(), |name| Some(name.to_lowercase())).unwrap();
+        let Mode::Cluster(cluster) = config.mode else { panic!("not in a cluster") };
+        assert_eq!((cluster.namespace.as_str(), cluster.pod.as_str(), cluster.gateway_api), ("pod_namespace", "pod_name", true));
+    }
+
+    #[test]
+    fn what_is_for_one_mode_is_refused_in_the_other() {
+        let args = Args { tokens: Some("/tokens".into()), webhook: None, gateway_api: Some("yes".into()), ..in_cluster() };
+        let text = Config::parse_with(&args, |_| None).unwrap_err().to_string();
+        for part in
+            ["--tokens is for a mesh of local", "--webhook is missing", "neither on nor off", "POD_NAME is missing", "POD_NAMESPACE is"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let text = Config::parse_with(&Args { kubernetes: false, ..in_cluster() }, |_| None).unwrap_err().to_string();
+        assert!(text.contains("--health is for a cluster") && text.contains("--injection is for a cluster"), "{text}");
     }
 }

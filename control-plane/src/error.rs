@@ -21,6 +21,12 @@ pub enum RunError {
     /// The certificate authority cannot be opened.
     #[error("the certificate authority cannot be used: {}", Chain(.0))]
     Authority(#[from] CaError),
+    /// The API server cannot be found.
+    #[error("no cluster can be reached: {0}; run in a pod with a ServiceAccount, or set KUBECONFIG")]
+    Cluster(String),
+    /// The injector's configuration cannot be used.
+    #[error("--injection: {0}")]
+    Injection(String),
     /// Two metrics have one name: a fault of this program.
     #[error("metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),

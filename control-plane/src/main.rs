@@ -4,6 +4,11 @@ use clap::Parser;
 use heddle_control_plane::{Args, EXIT_CONFIG, execute};
 use std::process::ExitCode;
 
+// Snapshots are many small objects that live long beside answers that do not: with the system's allocator the memory that a relist frees
+// stays with the process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Heddle's control plane.
 #[derive(Debug, Parser)]
 #[command(name = "heddle-control-plane", version)]

@@ -23,6 +23,12 @@ pub enum Bound {
     Admin,
     /// Answers kept for other streams.
     Kept,
+    /// Events that wait to be posted.
+    Events,
+    /// Tokens that are being checked.
+    Reviews,
+    /// Connections to the webhooks.
+    Webhook,
 }
 
 /// Why a certificate was refused: the label `reason`.
@@ -32,6 +38,14 @@ pub enum Refusal {
     NoProof,
     /// A token that nobody has.
     UnknownToken,
+    /// A token for another audience.
+    Audience,
+    /// A token whose time is over.
+    ExpiredToken,
+    /// A token whose pod or service account is gone.
+    Gone,
+    /// A token that is no pod's.
+    Unbound,
     /// Tokens cannot be checked now.
     Unavailable,
     /// The client certificate of the connection has expired.
@@ -85,6 +99,15 @@ pub struct Metrics {
     pub watch_errors: IntCounterVec,
     /// End of the control plane's own certificate.
     pub serving_expiry: IntGauge,
+    /// End of the issuing certificate.
+    pub issuer_expiry: IntGauge,
+    /// Whether this replica leads.
+    pub leader: IntGauge,
+    /// Pods that should have a sidecar and have none.
+    pub naked_pods: IntGauge,
+    statuses: IntCounterVec,
+    /// Questions of the API server to the webhooks.
+    pub admission: crate::admission::Metrics,
     pushes: IntCounterVec,
     acks: IntCounterVec,
     refused_certificates: IntCounterVec,
@@ -111,6 +134,11 @@ impl Metrics {
             watch_lists: made.counters("watch_lists_total", "Lists of a kind that began, at first or anew", "kind")?,
             watch_errors: made.counters("watch_errors_total", "Lists and watches of a kind that failed", "kind")?,
             serving_expiry: made.gauge("serving_certificate_expiry_seconds", "End of the control plane's own certificate, Unix time")?,
+            issuer_expiry: made.gauge("issuing_certificate_expiry_seconds", "End of the authority's issuing certificate, Unix time")?,
+            leader: made.gauge("leader", "Whether this replica writes statuses: 1 or 0")?,
+            naked_pods: made.gauge("naked_pods", "Running pods that should have a sidecar and have none")?,
+            statuses: made.counters("status_writes_total", "Statuses written to the API server", "result")?,
+            admission: crate::admission::Metrics::new(&registry)?,
             pushes: made.counters("pushes_total", "Messages sent to sidecars", "kind")?,
             acks: made.counters("acks_total", "Versions that sidecars took or refused", "result")?,
             refused_certificates: made.counters("certificates_refused_total", "Certificate requests refused", "reason")?,
@@ -137,11 +165,20 @@ impl Metrics {
         self.acks.with_label_values(&[if in_force { "in_force" } else { "refused" }]).inc();
     }
 
+    /// Counts a status that was written, or could not be.
+    pub fn status_written(&self, written: bool) {
+        self.statuses.with_label_values(&[if written { "written" } else { "failed" }]).inc();
+    }
+
     /// Counts a refused certificate request.
     pub fn refused_certificate(&self, reason: Refusal) {
         let label = match reason {
             Refusal::NoProof => "no_proof",
             Refusal::UnknownToken => "unknown_token",
+            Refusal::Audience => "audience",
+            Refusal::ExpiredToken => "expired_token",
+            Refusal::Gone => "gone",
+            Refusal::Unbound => "unbound",
             Refusal::Unavailable => "unavailable",
             Refusal::Expired => "expired",
             Refusal::Request => "request",
@@ -160,6 +197,9 @@ impl Metrics {
             Bound::Targets => "targets",
             Bound::Admin => "admin",
             Bound::Kept => "kept",
+            Bound::Events => "events",
+            Bound::Reviews => "reviews",
+            Bound::Webhook => "webhook",
         };
         self.refused.with_label_values(&[label]).inc();
     }

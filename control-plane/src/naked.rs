@@ -52,7 +52,9 @@ fn judge(snapshot: &Snapshot, key: &ObjectKey, pod: &Pod) -> Option<Naked> {
     let sentence = if pod.host_network {
         format!("has no sidecar although {asker} asks for one: with hostNetwork it cannot have one; label it {INJECT_LABEL}: disabled")
     } else {
-        format!("has no sidecar although {asker} asks for one: it was created before that, or without the webhook; delete it, so that it is created anew")
+        format!(
+            "has no sidecar although {asker} asks for one: it was created before that, or without the webhook; delete it, so that it is created anew"
+        )
     };
     let uid = Some(pod.uid.to_string()).filter(|uid| !uid.is_empty());
     Some(Naked { namespace: key.namespace.to_string(), pod: key.name.to_string(), uid, sentence })

@@ -6,6 +6,7 @@
 //! session    one discovery stream: ledger × view, in the transport's pace
 //! certify    certificates by token, or by the certificate that is to be renewed
 //! sidecars   who is connected, and what is in force there
+//! force      in how many sidecars each object is in force
 //! ```
 //!
 //! tonic's services run on hyper's HTTP/2 server directly, without tonic's own server, for two reasons: every task is owned, so that
@@ -13,6 +14,7 @@
 //! itself again.
 
 pub mod certify;
+pub mod force;
 pub mod ledger;
 pub mod session;
 pub mod sidecars;
@@ -21,13 +23,13 @@ pub mod view;
 pub use sidecars::{SidecarStatus, Sidecars};
 pub use view::View;
 
-use crate::ca::Chain;
+use crate::ca::{Chain, Serving};
 use crate::metrics::Bound;
 use crate::proto::certificates_server::{self, CertificatesServer};
 use crate::proto::discovery_server::{self, Discovery, DiscoveryServer};
 use certify::Certifier;
 use futures_util::stream::BoxStream;
-use heddle_identity::{VerifiedPeer, unix_now};
+use heddle_identity::{SpiffeId, VerifiedPeer, unix_now};
 use heddle_model::proto as wire;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -42,7 +44,6 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -76,7 +77,8 @@ const MAX_SENT_MESSAGE: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Server {
     common: Common,
-    configs: watch::Receiver<Arc<ServerConfig>>,
+    servings: watch::Receiver<Arc<Serving>>,
+    own_id: SpiffeId,
     discovery: DiscoveryServer<DiscoveryService>,
     certificates: CertificatesServer<Certifier>,
 }
@@ -85,18 +87,20 @@ pub struct Server {
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     verified: Option<VerifiedPeer>,
+    /// From where it connected.
+    client: SocketAddr,
     /// When the connection ends, whatever it does.
     until: Instant,
 }
 
 impl Server {
-    /// Makes the server; `configs` has the TLS configuration for new connections.
-    pub fn new(common: Common, certifier: Certifier, configs: watch::Receiver<Arc<ServerConfig>>) -> Self {
+    /// Makes the server; `servings` has the TLS configuration for new connections, and other replicas are known by `own_id`.
+    pub fn new(common: Common, certifier: Certifier, servings: watch::Receiver<Arc<Serving>>, own_id: SpiffeId) -> Self {
         let discovery = DiscoveryServer::new(DiscoveryService { common: common.clone() })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_SENT_MESSAGE);
         let certificates = CertificatesServer::new(certifier).max_decoding_message_size(MAX_MESSAGE);
-        Self { common, configs, discovery, certificates }
+        Self { common, servings, own_id, discovery, certificates }
     }
 
     /// Serves one connection until it ends, its certificate expires, or the control plane stops.
@@ -105,7 +109,7 @@ impl Server {
     pub async fn connection(self, stream: TcpStream, client: SocketAddr) {
         self.common.metrics.connections.inc();
         let open = Open(&self);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.accept(stream)).await {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.accept(stream, client)).await {
             Ok(Ok((tls, peer))) => {
                 if let Err(error) = self.serve(tls, peer).await {
                     // The other end went away in the middle: nothing to act on.
@@ -123,10 +127,10 @@ impl Server {
         tracing::info!(%client, reason, "connection refused");
     }
 
-    async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Peer)> {
+    async fn accept(&self, stream: TcpStream, client: SocketAddr) -> io::Result<(TlsStream<TcpStream>, Peer)> {
         // Endpoints and heartbeats are small messages that must not wait for more.
         stream.set_nodelay(true)?;
-        let config = self.configs.borrow().clone();
+        let config = self.servings.borrow().config.clone();
         let tls = TlsAcceptor::from(config).accept(stream).await?;
         let now = unix_now();
         let verified = VerifiedPeer::from_optional_client(tls.get_ref().1, now).map_err(io::Error::other)?;
@@ -135,7 +139,7 @@ impl Server {
             Some(peer) => Duration::from_secs(peer.not_after().saturating_sub(now) + 1),
             None => UNPROVEN_LIFETIME,
         };
-        Ok((tls, Peer { verified, until: Instant::now() + lifetime }))
+        Ok((tls, Peer { verified, client, until: Instant::now() + lifetime }))
     }
 
     async fn serve(&self, tls: TlsStream<TcpStream>, peer: Peer) -> Result<(), hyper::Error> {
@@ -161,11 +165,28 @@ impl Server {
     }
 
     async fn answer(mut self, mut request: http::Request<Incoming>, peer: Peer) -> Result<http::Response<tonic::body::Body>, Infallible> {
+        if request.uri().path() == force::PATH {
+            return Ok(self.replica(&peer));
+        }
         request.extensions_mut().insert(peer);
         match request.uri().path().split('/').nth(1) {
             Some(discovery_server::SERVICE_NAME) => self.discovery.call(request).await,
             Some(certificates_server::SERVICE_NAME) => self.certificates.call(request).await,
             Some(_) | None => Ok(Status::unimplemented("no such service").into_http()),
+        }
+    }
+}
+
+impl Server {
+    /// What another replica may know: in how many sidecars of this one objects are in force.
+    fn replica(&self, peer: &Peer) -> http::Response<tonic::body::Body> {
+        if peer.verified.as_ref().map(VerifiedPeer::id) != Some(&self.own_id) {
+            return Status::permission_denied("only replicas of the control plane are told this").into_http();
+        }
+        let view = self.common.views.borrow().clone();
+        match serde_json::to_vec(&self.common.sidecars.counts(&view)) {
+            Ok(body) => http::Response::new(tonic::body::Body::new(http_body_util::Full::new(body.into()))),
+            Err(error) => Status::internal(error.to_string()).into_http(),
         }
     }
 }

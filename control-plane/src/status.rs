@@ -3,6 +3,8 @@
 //! Conditions follow `apis/v1/shared_types.go` and `policy_types.go` of the Gateway API v1.6; the times of transitions belong
 //! to whoever writes them.
 
+pub mod write;
+
 use std::collections::BTreeMap;
 
 use heddle_crds::gateway::{ParentReference, PolicyTargetRef};
@@ -104,7 +106,8 @@ pub enum ConditionStatus {
 }
 
 impl ObjectStatus {
-    fn new(kind: &str, key: &ObjectKey) -> Self {
+    /// Nothing is said yet.
+    pub(crate) fn new(kind: &str, key: &ObjectKey) -> Self {
         Self {
             kind: kind.to_owned(),
             namespace: key.namespace.to_string(),

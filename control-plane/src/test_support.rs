@@ -1,5 +1,7 @@
 //! What the tests of several rooms share.
 
+pub(crate) mod api;
+
 use heddle_crds::Object;
 use heddle_identity::{CertificateAuthority, TrustBundle, TrustDomain};
 use std::io::Write as _;

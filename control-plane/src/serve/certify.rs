@@ -2,11 +2,13 @@
 
 use crate::authenticate::{Authenticate, AuthenticateError, Proven};
 use crate::ca::{Ca, Chain};
+use crate::events::{Event, Recorder, Regarding};
 use crate::metrics::{Metrics, Refusal};
 use crate::proto::certificates_server::Certificates;
 use crate::serve::Peer;
 use crate::serve::ledger::trust_message;
 use crate::serve::view::View;
+use crate::snapshot::PodIndex;
 use heddle_identity::{AuthorityError, SpiffeId, unix_now};
 use heddle_model::proto;
 use std::sync::Arc;
@@ -19,13 +21,20 @@ pub struct Certifier {
     ca: Arc<Ca>,
     authenticate: Arc<dyn Authenticate>,
     views: watch::Receiver<Arc<View>>,
+    events: Recorder,
     metrics: Arc<Metrics>,
 }
 
 impl Certifier {
     /// Makes the service.
-    pub fn new(ca: Arc<Ca>, authenticate: Arc<dyn Authenticate>, views: watch::Receiver<Arc<View>>, metrics: Arc<Metrics>) -> Self {
-        Self { ca, authenticate, views, metrics }
+    pub fn new(
+        ca: Arc<Ca>,
+        authenticate: Arc<dyn Authenticate>,
+        views: watch::Receiver<Arc<View>>,
+        events: Recorder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { ca, authenticate, views, events, metrics }
     }
 
     async fn sign(&self, peer: Option<&Peer>, request: &proto::CertifyRequest) -> Result<proto::CertifyResponse, (Refusal, Status)> {
@@ -42,13 +51,13 @@ impl Certifier {
     /// Finds out who asks. A token wins over the connection's certificate: a workload with both has a reason to send the token.
     async fn prove(&self, peer: Option<&Peer>, token: &str, now: u64) -> Result<SpiffeId, (Refusal, Status)> {
         if !token.is_empty() {
-            let Proven { namespace, service_account, workload: _ } = self.authenticate.authenticate(token).await.map_err(|error| {
+            let proven = self.authenticate.authenticate(token).await.map_err(|error| {
+                let refusal = refusal(&error);
                 let status = error.to_string();
-                match error {
-                    AuthenticateError::Unknown => (Refusal::UnknownToken, Status::unauthenticated(status)),
-                    AuthenticateError::Unavailable(_) => (Refusal::Unavailable, Status::unavailable(status)),
-                }
+                let is_for_now = refusal == Refusal::Unavailable;
+                (refusal, if is_for_now { Status::unavailable(status) } else { Status::unauthenticated(status) })
             })?;
+            let Proven { namespace, service_account, workload: _, uid: _ } = proven;
             return SpiffeId::workload(self.ca.trust_domain(), &namespace, &service_account)
                 .map_err(|error| (Refusal::UnknownToken, Status::unauthenticated(format!("the token names no workload: {error}"))));
         }
@@ -60,6 +69,21 @@ impl Certifier {
             return Err((Refusal::Expired, Status::unauthenticated("the certificate of this connection has expired: send a token")));
         }
         Ok(peer.id().clone())
+    }
+}
+
+impl Certifier {
+    /// The pod that a connection comes from, by its address: where proof is missing, nothing better tells it.
+    fn pod(&self, peer: &Peer) -> Option<Regarding> {
+        let view = self.views.borrow().clone();
+        let (key, pod) = view.snapshot().pods.by_index(&PodIndex::Address(peer.client.ip().to_canonical())).next()?;
+        Some(Regarding {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            uid: (!pod.uid.is_empty()).then(|| pod.uid.to_string()),
+        })
     }
 }
 
@@ -75,9 +99,27 @@ impl Certificates for Certifier {
             Err((refusal, status)) => {
                 self.metrics.refused_certificate(refusal);
                 tracing::warn!(?refusal, reason = status.message(), "certificate refused");
+                // That nobody can tell now is the API server's trouble, and not the pod's.
+                if refusal != Refusal::Unavailable
+                    && let Some(pod) = peer.as_ref().and_then(|peer| self.pod(peer))
+                {
+                    let note = format!("the sidecar gets no certificate: {}", status.message());
+                    self.events.record(Event::warning(pod, "CertificateRefused", note));
+                }
                 Err(status)
             }
         }
+    }
+}
+
+fn refusal(error: &AuthenticateError) -> Refusal {
+    match error {
+        AuthenticateError::Unknown | AuthenticateError::NoServiceAccount => Refusal::UnknownToken,
+        AuthenticateError::Audience => Refusal::Audience,
+        AuthenticateError::Expired => Refusal::ExpiredToken,
+        AuthenticateError::Gone => Refusal::Gone,
+        AuthenticateError::Unbound => Refusal::Unbound,
+        AuthenticateError::Unavailable(_) => Refusal::Unavailable,
     }
 }
 

@@ -255,7 +255,10 @@ impl Greeted {
                 (Push::Inbound, Message::Inbound(update))
             }
             Outgoing::Trust(bundle) => (Push::Trust, Message::Trust(bundle)),
-            Outgoing::Settings(settings) => (Push::Settings, Message::Settings((&settings).into())),
+            Outgoing::Settings(settings) => {
+                self.connected.sent_settings(&settings);
+                (Push::Settings, Message::Settings((&settings).into()))
+            }
             Outgoing::Heartbeat(revision) => (Push::Heartbeat, Message::Heartbeat(proto::Heartbeat { revision })),
         };
         metrics.pushed(kind);

@@ -1,11 +1,14 @@
 //! Which sidecars are connected, and which versions they say are in force: what `/status` shows of them.
 
 use crate::metrics::Metrics;
-use heddle_model::Target;
+use crate::serve::force::{self, Counts, Said};
+use crate::serve::view::View;
+use heddle_model::{Settings, Target};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Most discovery streams: eight times the 1,000 connected sidecars of the scale target.
@@ -24,6 +27,9 @@ const SHOWN_AFTER_END: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Sidecars {
     records: Mutex<Records>,
+    replica: u64,
+    /// Counts what changes [`Sidecars::counts`].
+    changes: watch::Sender<u64>,
     metrics: Arc<Metrics>,
 }
 
@@ -41,6 +47,7 @@ struct Record {
     ended: Option<Instant>,
     version: String,
     targets: BTreeMap<Target, Acks>,
+    settings: Option<Settings>,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +107,7 @@ pub struct TooManyStreams;
 impl Sidecars {
     /// Nobody is connected yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { records: Mutex::default(), metrics }
+        Self { records: Mutex::default(), replica: fastrand::u64(..), changes: watch::Sender::new(0), metrics }
     }
 
     /// Records a new stream; a second one of the same workload takes the place of the first in the record.
@@ -121,9 +128,11 @@ impl Sidecars {
         records.next += 1;
         let stream = records.next;
         let key = (namespace.to_owned(), workload.to_owned());
-        records.sidecars.insert(key.clone(), Record { stream, ended: None, version: version.to_owned(), targets: BTreeMap::new() });
+        let record = Record { stream, ended: None, version: version.to_owned(), targets: BTreeMap::new(), settings: None };
+        records.sidecars.insert(key.clone(), record);
         self.metrics.sidecars.set(i64::try_from(records.streams).unwrap_or(i64::MAX));
         drop(records);
+        self.changed();
         Ok(Connected { sidecars: self.clone(), key, stream })
     }
 
@@ -133,6 +142,25 @@ impl Sidecars {
         records.sidecars.iter().map(|((namespace, workload), record)| record.report(namespace, workload)).collect()
     }
 
+    /// In how many of the connected ones each object is in force, by the current answers of `view`.
+    pub fn counts(&self, view: &View) -> Counts {
+        let said: Vec<_> = {
+            let records = self.lock();
+            let connected = records.sidecars.iter().filter(|(_, record)| record.ended.is_none());
+            connected.map(|((namespace, workload), record)| record.said(namespace, workload, view)).collect()
+        };
+        Counts { replica: self.replica, objects: force::count(view, &said) }
+    }
+
+    /// Tells of changes that [`Sidecars::counts`] would show.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
     // Every change is whole when the lock is released, also by a panic.
     fn lock(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,8 +168,17 @@ impl Sidecars {
 }
 
 impl Record {
+    fn said(&self, namespace: &str, workload: &str, view: &View) -> Said {
+        Said {
+            namespace: namespace.to_owned(),
+            workload: workload.to_owned(),
+            targets: self.targets.iter().map(|(target, acks)| (target.clone(), acks.in_force.clone())).collect(),
+            has_settings: self.settings.as_ref() == Some(view.settings()),
+        }
+    }
+
     fn report(&self, namespace: &str, workload: &str) -> SidecarStatus {
-        let Self { stream: _, ended, version, targets } = self;
+        let Self { stream: _, ended, version, targets, settings: _ } = self;
         SidecarStatus {
             namespace: namespace.to_owned(),
             workload: workload.to_owned(),
@@ -178,6 +215,12 @@ impl Connected {
         self.with(|record| version.clone_into(&mut record.targets.entry(target.clone()).or_default().sent));
     }
 
+    /// The mesh's settings were sent.
+    pub fn sent_settings(&self, settings: &Settings) {
+        self.with(|record| record.settings = Some(settings.clone()));
+        self.sidecars.changed();
+    }
+
     /// The sidecar took a version (`error` is empty), or could not.
     pub fn acked(&self, target: &Target, version: &str, error: &str) {
         self.sidecars.metrics.acked(error.is_empty());
@@ -192,6 +235,7 @@ impl Connected {
                 }
             }
         });
+        self.sidecars.changed();
     }
 
     /// The sidecar does not ask about a target any more.
@@ -214,6 +258,8 @@ impl Drop for Connected {
         let mut records = self.sidecars.lock();
         records.streams -= 1;
         self.sidecars.metrics.sidecars.set(i64::try_from(records.streams).unwrap_or(i64::MAX));
+        drop(records);
+        self.sidecars.changed();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use heddle_control_plane::admin::StatusPage;
+use heddle_control_plane::config::{Local, Mode};
 use heddle_control_plane::{Config, ControlPlane, RunError};
 use heddle_identity::{SpiffeId, TrustBundle};
 use http_body_util::{BodyExt as _, Empty};
@@ -227,7 +228,8 @@ impl Plane {
 impl Stopped {
     fn config(&self, admin: SocketAddr) -> Config {
         let at = |name: &str| self.folder.join(name);
-        Config { directories: vec![at("manifests")], state: at("state"), listen: self.listen, admin, tokens: at("tokens.json") }
+        let mode = Mode::Local(Local { directories: vec![at("manifests")], state: at("state"), tokens: at("tokens.json") });
+        Config { listen: self.listen, admin, mode }
     }
 
     pub(crate) async fn start(mut self) -> Plane {
