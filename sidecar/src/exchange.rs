@@ -151,12 +151,14 @@ pub struct Attempt {
     pub(crate) picked: Option<Picked>,
     pub(crate) span: TraceContext,
     pub(crate) begun: Instant,
+    /// Whether the application at the endpoint never saw it: what comes is its sidecar's word.
+    unseen: bool,
 }
 
 impl Attempt {
     /// The response's head is here.
     pub fn responded(&mut self) {
-        if let Some(picked) = &mut self.picked {
+        if let Some(picked) = self.picked.as_mut().filter(|_| !self.unseen) {
             picked.responded(Instant::now());
         }
     }
@@ -182,9 +184,9 @@ impl Attempt {
         }
     }
 
-    /// The connection stands.
+    /// The connection stands. That of a sidecar says nothing about its application: only a response forgives what failed before.
     pub fn connected(&mut self) {
-        if let Some(picked) = &mut self.picked {
+        if let Some(picked) = self.picked.as_mut().filter(|_| self.peer.identity.is_none()) {
             picked.connected();
         }
     }
@@ -402,6 +404,7 @@ impl Exchange {
                     picked: None,
                     span: self.trace,
                     begun: now,
+                    unseen: false,
                 });
             }
             Leg::Outbound(policy) => policy.clone(),
@@ -447,6 +450,7 @@ impl Exchange {
             picked: Some(picked),
             span,
             begun: now,
+            unseen: false,
         })
     }
 
@@ -538,9 +542,9 @@ impl Exchange {
         if attempt.peer.identity.is_none() || response.value(Reply::UNPROCESSED).is_none() {
             return None;
         }
-        let delay = self.retry_failure(Cause::ConnectFailed, true, replayable)?;
+        attempt.unseen = true;
         attempt.connect_failed();
-        Some(delay)
+        self.retry_failure(Cause::ConnectFailed, true, replayable)
     }
 
     /// Applies the rule's and the backend's filters to the response.

@@ -39,6 +39,8 @@ const CONTROL_PLANE_PORT: u16 = 15010;
 /// Which addresses pods have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Families {
+    /// IPv4 alone.
+    Ipv4,
     /// IPv4 and IPv6; IPv4 comes first.
     Both,
     /// IPv6 alone.
@@ -51,6 +53,7 @@ impl Families {
         let v4 = IpAddr::V4(Ipv4Addr::new(10, 244, 0, number));
         let v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, u16::from(number)));
         match self {
+            Self::Ipv4 => vec![v4],
             Self::Both => vec![v4, v6],
             Self::Ipv6 => vec![v6],
         }
@@ -61,6 +64,7 @@ impl Families {
         let v4 = IpAddr::V4(Ipv4Addr::new(10, 96, 0, number));
         let v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, u16::from(number)));
         match self {
+            Self::Ipv4 => vec![v4],
             Self::Both => vec![v4, v6],
             Self::Ipv6 => vec![v6],
         }
@@ -457,13 +461,16 @@ impl Drop for Node {
     }
 }
 
-/// The binary that images ship, built beside this test.
+/// A binary that images ship: in the folder `$HEDDLE_BINARIES`, or the one that cargo has built beside this test.
 ///
 /// # Panics
 /// When there is none, with the command that makes it.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this test's own path");
-    let path = test.ancestors().nth(2).unwrap_or_else(|| Path::new(".")).join(name);
+    let folder = std::env::var_os("HEDDLE_BINARIES").map(PathBuf::from).unwrap_or_else(|| {
+        let test = std::env::current_exe().expect("this test's own path");
+        test.ancestors().nth(2).unwrap_or_else(|| Path::new(".")).to_owned()
+    });
+    let path = folder.join(name);
     assert!(path.is_file(), "{} is not built: run `cargo build -p {name}`", path.display());
     path
 }

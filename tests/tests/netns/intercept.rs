@@ -188,7 +188,7 @@ async fn policies_and_pools_outlive_connections() {
 
 #[tokio::test]
 async fn a_dead_application_beside_a_living_sidecar_fails_nobody() {
-    let mut node = Node::start(Families::Both, STRICT).await;
+    let mut node = Node::start(Families::Ipv4, STRICT).await;
     let service = node.service("echo", 80, 8080, Some("http"));
     for name in ["echo-1", "echo-2"] {
         node.pod(Spec::new(name).of("echo").port(8080)).await;

@@ -34,7 +34,7 @@ async fn a_sidecar_that_is_not_ready_yet_ends_at_once() {
 
 #[tokio::test]
 async fn a_rolling_restart_fails_nobody() {
-    let mut node = Node::start(Families::Both, STRICT).await;
+    let mut node = Node::start(Families::Ipv4, STRICT).await;
     let service = node.service("echo", 80, 8080, Some("http"));
     let mut apps = Vec::new();
     for name in ["echo-1", "echo-2"] {

@@ -77,8 +77,9 @@ async fn excluded_destinations_are_reached_past_the_sidecar() {
     let mut node = Node::start(Families::Both, STRICT).await;
     let spec =
         Spec::new("client").env("HEDDLE_EXCLUDE_OUTBOUND_PORTS", "7001").env("HEDDLE_EXCLUDE_OUTBOUND_CIDRS", "10.244.0.1/32,fd00:244::1");
+    node.add(Spec::new("outside").plain());
     node.pod(spec).await;
-    let outside = node.pod(Spec::new("outside").plain()).await;
+    let outside = node.get("outside");
     let apps: Vec<_> = [7000, 7001].iter().map(|port| outside.serve(*port)).collect();
     let at_node = node.namespace.within(|| std::net::TcpListener::bind("[::]:7000")).unwrap();
     at_node.set_nonblocking(true).unwrap();
