@@ -124,7 +124,7 @@ pub struct RequestRedirectFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<RedirectScheme>,
     /// Host of the `Location`; unset keeps the request's.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::hostname")]
     pub hostname: Option<String>,
     /// Path of the `Location`; unset keeps the request's.
@@ -159,7 +159,7 @@ open_enum! {
 #[serde(rename_all = "camelCase")]
 pub struct UrlRewriteFilter {
     /// The new `Host`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::hostname")]
     pub hostname: Option<String>,
     /// The new path.

@@ -49,7 +49,7 @@ pub struct HttpRouteSpec {
 #[serde(rename_all = "camelCase")]
 pub struct HttpRouteRule {
     /// Name of the rule, unique in its route.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::section_name")]
     pub name: Option<String>,
     /// The rule applies when any of these matches. Absent or empty: it always does.
@@ -209,7 +209,7 @@ pub struct HttpBackendRef {
     #[schemars(schema_with = "format::object_name")]
     pub name: String,
     /// Namespace; unset is the route's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::label")]
     pub namespace: Option<String>,
     /// Port of the Service; required for a Service.

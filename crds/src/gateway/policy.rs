@@ -22,7 +22,7 @@ pub struct PolicyTargetRef {
     #[schemars(schema_with = "format::object_name")]
     pub name: String,
     /// Of a Service: the name of one of its ports; unset means all of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::section_name")]
     pub section_name: Option<String>,
 }

@@ -18,14 +18,14 @@ pub struct ParentReference {
     #[schemars(schema_with = "format::kind")]
     pub kind: String,
     /// Namespace of the parent; unset is the route's own. Another one makes this a consumer route.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::label")]
     pub namespace: Option<String>,
     /// Name of the parent.
     #[schemars(schema_with = "format::object_name")]
     pub name: String,
     /// Of a Service: the name of one of its ports.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::section_name")]
     pub section_name: Option<String>,
     /// Of a Service: the number of one of its ports; unset means all of them.
@@ -58,7 +58,7 @@ pub struct BackendObjectReference {
     #[schemars(schema_with = "format::object_name")]
     pub name: String,
     /// Namespace; unset is the route's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::label")]
     pub namespace: Option<String>,
     /// Port of the Service; required for a Service.
@@ -83,7 +83,7 @@ pub struct BackendRef {
     #[schemars(schema_with = "format::object_name")]
     pub name: String,
     /// Namespace; unset is the route's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::label")]
     pub namespace: Option<String>,
     /// Port of the Service; required for a Service.

@@ -51,7 +51,7 @@ pub struct ReferenceGrantTo {
     #[schemars(schema_with = "format::kind")]
     pub kind: String,
     /// Name; unset means all of the kind.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::object_name")]
     pub name: Option<String>,
 }

@@ -40,7 +40,7 @@ pub struct TcpRouteSpec {
 #[serde(rename_all = "camelCase")]
 pub struct TcpRouteRule {
     /// Name of the rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::section_name")]
     pub name: Option<String>,
     /// Where the connection goes.
@@ -84,7 +84,7 @@ pub struct TlsRouteSpec {
 #[serde(rename_all = "camelCase")]
 pub struct TlsRouteRule {
     /// Name of the rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::section_name")]
     pub name: Option<String>,
     /// Where the connection goes.

@@ -62,7 +62,7 @@ pub struct LocalWorkloadSpec {
     pub env: Vec<EnvVar>,
     /// The address on which the process listens by itself, at the number of each port. Set it when the process cannot
     /// be told a port. Without a command, 127.0.0.1 by default; with one, unset means that the process is told.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "ip_address")]
     pub address: Option<IpAddr>,
     /// Ports that Services may point at.
@@ -130,7 +130,7 @@ pub struct WorkloadPort {
     pub app_protocol: Option<String>,
     /// The variable in which the process is told the number of its port; `PORT` by default, or `PORT_` and the name
     /// when there are several ports.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::variable")]
     pub env: Option<String>,
     /// Where the sidecar accepts connections for this port; a free port of 127.0.0.1 by default.
@@ -153,7 +153,7 @@ pub struct Upstream {
     pub listen: Option<ListenAddress>,
     /// The variable in which the process is told that address, as `host:port`; by default the Service's name in capital
     /// letters and `_ADDR` (`REVIEWS_ADDR`).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::variable")]
     pub env: Option<String>,
 }

@@ -116,7 +116,7 @@ pub enum MtlsMode {
 pub struct Tracing {
     /// Where spans are sent, by OTLP over gRPC, such as `http://127.0.0.1:4317`. Unset: nowhere; trace headers are
     /// passed on all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "format::endpoint")]
     pub otlp_endpoint: Option<String>,
     /// Share of new traces that are sampled, in percent; 1 by default. A trace that comes in keeps its own decision.

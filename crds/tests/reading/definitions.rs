@@ -47,6 +47,40 @@ fn the_schemas_are_structural() {
     }
 }
 
+/// schemars takes an `Option` whose schema is written by hand for required, unless serde says that it has a default: an API server then
+/// refuses objects without it, and a definition whose own default lacks it.
+#[test]
+fn nothing_that_may_be_left_out_is_required() {
+    const REQUIRED: [&str; 12] = [
+        "ancestorRef",
+        "controllerName",
+        "kind",
+        "lastTransitionTime",
+        "message",
+        "mtls",
+        "name",
+        "reason",
+        "spec",
+        "status",
+        "targetRefs",
+        "type",
+    ];
+    fn walk(schema: &Value, path: &str) {
+        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            assert!(REQUIRED.contains(&name), "{path}.{name} is required: say #[serde(default)], or add it here");
+        }
+        for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            walk(field, &format!("{path}.{name}"));
+        }
+        if let Some(items) = schema.get("items") {
+            walk(items, &format!("{path}[]"));
+        }
+    }
+    for definition in crd::definitions() {
+        walk(definition.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap(), definition["metadata"]["name"].as_str().unwrap());
+    }
+}
+
 fn check_schema(schema: &Value, path: &str) {
     let schema = schema.as_object().unwrap_or_else(|| panic!("{path}: not a schema: {schema}"));
     for forbidden in ["$ref", "$defs", "definitions", "anyOf", "oneOf", "allOf", "not", "const", "examples"] {
