@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-/// The version of the wire that this control plane speaks. A sidecar of the next version still speaks this one.
+/// The version of the wire that this control plane speaks. It speaks the one before too, and so does a sidecar of the next one: either
+/// side may be upgraded first, by one version at a time.
 pub const PROTOCOL: u32 = 1;
 
 /// How often a quiet stream says that it lives.
@@ -271,7 +272,7 @@ fn target_of(target: Option<proto::Target>) -> Result<Target, Status> {
 }
 
 fn check_protocol(protocol: u32) -> Result<(), Status> {
-    if (PROTOCOL..=PROTOCOL + 1).contains(&protocol) {
+    if (PROTOCOL.saturating_sub(1).max(1)..=PROTOCOL + 1).contains(&protocol) {
         return Ok(());
     }
     Err(Status::failed_precondition(format!(
