@@ -49,6 +49,9 @@ struct Answers {
     inbound: Kept<(String, String, u16), Inbound>,
     /// For a backend: on Services, pods and slices.
     endpoints: Kept<ServicePort, EndpointSet>,
+    /// The endpoints of the view before, which may not be true any more. Where they turn out the same, the old set is given again: whoever
+    /// was told of it, and that may be a thousand streams, sees without a look inside that there is nothing to tell.
+    endpoints_before: Kept<ServicePort, EndpointSet>,
 }
 
 type Kept<K, V> = Arc<Mutex<HashMap<K, Arc<V>>>>;
@@ -67,10 +70,12 @@ impl Answers {
             && Arc::ptr_eq(&of.mesh_configs, &now.mesh_configs);
         let same_pods = Arc::ptr_eq(&of.pods, &now.pods);
         let same_slices = Arc::ptr_eq(&of.endpoint_slices, &now.endpoint_slices);
+        let endpoints_before = self.endpoints.clone();
         if !same_rules {
-            return Self::default();
+            return Self { endpoints_before, ..Self::default() };
         }
         Self {
+            endpoints_before,
             services: self.services.clone(),
             others: if same_pods { self.others.clone() } else { Kept::default() },
             inbound: if same_pods { self.inbound.clone() } else { self.of_same_pods(of, now) },
@@ -201,7 +206,7 @@ impl View {
         let kept = if is_service && resolve::depends_on_rules_only(&self.snapshot, target) { services } else { others };
         let backends = policy.as_ref().map(|p| p.backends.iter().map(|b| b.service.clone()).collect()).unwrap_or_default();
         let policy = policy.as_ref().map(proto::OutboundPolicy::from);
-        self.keep(kept, key, Outbound { version: version(policy.as_ref()), policy, backends })
+        self.keep(kept, key, Arc::new(Outbound { version: version(policy.as_ref()), policy, backends }))
     }
 
     /// Resolves a port of a workload.
@@ -212,7 +217,7 @@ impl View {
         }
         let policy = self.timed(|| resolve::inbound(&self.snapshot, namespace, workload, port));
         let policy = policy.as_ref().map(proto::InboundPolicy::from);
-        self.keep(&self.kept.inbound, key, Inbound { version: version(policy.as_ref()), policy })
+        self.keep(&self.kept.inbound, key, Arc::new(Inbound { version: version(policy.as_ref()), policy }))
     }
 
     /// Resolves the endpoints of a backend.
@@ -221,12 +226,12 @@ impl View {
             return answer.clone();
         }
         let endpoints = self.timed(|| resolve::endpoints(&self.snapshot, backend));
-        let endpoints = endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint)).collect();
-        self.keep(&self.kept.endpoints, backend.clone(), endpoints)
+        let endpoints: EndpointSet = endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        let before = locked(&self.kept.endpoints_before).get(backend).filter(|before| ***before == endpoints).cloned();
+        self.keep(&self.kept.endpoints, backend.clone(), before.unwrap_or_else(|| Arc::new(endpoints)))
     }
 
-    fn keep<K: Eq + Hash, V>(&self, kept: &Kept<K, V>, key: K, answer: V) -> Arc<V> {
-        let answer = Arc::new(answer);
+    fn keep<K: Eq + Hash, V>(&self, kept: &Kept<K, V>, key: K, answer: Arc<V>) -> Arc<V> {
         let mut kept = locked(kept);
         if kept.len() < MAX_KEPT {
             kept.insert(key, answer.clone());

@@ -115,3 +115,21 @@ fn a_change_of_endpoints_has_no_policy_resolved_again() {
     assert!(inbound.iter().zip(&now.1).all(|(a, b)| Arc::ptr_eq(a, b)));
     assert_ne!(endpoints, now.2);
 }
+
+#[test]
+fn endpoints_that_turn_out_the_same_are_the_same_set() {
+    let mut snapshot = Snapshot::default();
+    [0, 1, 2, 3].into_iter().for_each(|object| change(&mut snapshot, object, 0));
+    let first = view(&snapshot, None);
+    let web: ServicePort = "default/web:80".parse().unwrap();
+    let told = first.endpoints(&web);
+    assert_eq!(told.len(), 1);
+    let other = "{apiVersion: v1, kind: Pod, metadata: {name: other}, spec: {containers: [{name: a}]}, status: {podIP: 10.0.0.9}}";
+    objects(other).into_iter().for_each(|pod| assert!(snapshot.apply(pod)));
+    change(&mut snapshot, 1, 1);
+    let second = view(&snapshot, Some(&first));
+    assert!(Arc::ptr_eq(&told, &second.endpoints(&web)));
+    change(&mut snapshot, 2, 1);
+    let third = view(&snapshot, Some(&second));
+    assert_ne!(told, third.endpoints(&web));
+}
