@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Upgrade(Upgrade),
     /// Take the mesh out of a cluster
     Uninstall(Uninstall),
+    /// Add sidecars to the workloads of manifests, as the mesh does to new pods
+    Inject(crate::inject::Inject),
     /// Check a cluster, and the mesh in it
     Check(Check),
     /// Print the versions of this command, the control plane and the sidecars

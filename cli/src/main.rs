@@ -8,6 +8,7 @@ mod console;
 mod exposition;
 mod fetch;
 mod histogram;
+mod inject;
 mod install;
 mod launch;
 mod orphan;
@@ -58,6 +59,7 @@ fn run(command: Command) -> ExitCode {
         Command::Install(options) => install::install(&options),
         Command::Upgrade(options) => upgrade::upgrade(&options),
         Command::Uninstall(options) => uninstall::uninstall(&options),
+        Command::Inject(options) => inject::run(&options),
         Command::Check(options) => check::check(&options),
         Command::Version(options) => version::version(&options),
         Command::Completions { shell } => {

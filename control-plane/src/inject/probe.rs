@@ -64,6 +64,14 @@ fn known(pod: &Value) -> Map<String, Value> {
     probes.unwrap_or_default()
 }
 
+/// What is asked of the application.
+struct Question {
+    /// The field of the probe that says so.
+    field: &'static str,
+    /// The same for the sidecar.
+    check: Value,
+}
+
 /// One probe or hook.
 struct Of<'a> {
     container: &'a str,
@@ -82,34 +90,33 @@ impl Of<'_> {
             let lost = || "asks the sidecar already, but nothing says what the sidecar should ask: write the application's own".to_owned();
             return before.get(&key).cloned().ok_or_else(lost).map(|original| Some(self.timed(original, handler)));
         }
-        let Some((protocol, check)) = self.original(handler)? else { return Ok(None) };
-        let mut original = Map::new();
-        original.insert(protocol.1.to_owned(), check);
-        let original = self.timed(Value::Object(original), handler);
+        let Some(Question { field, check }) = self.question(handler)? else { return Ok(None) };
+        let original = self.timed(check, handler);
         if let Some(handler) = handler.as_object_mut() {
-            handler.remove(protocol.0);
+            handler.remove(field);
             handler.insert("httpGet".to_owned(), json!({"path": path, "port": HEALTH_PORT, "scheme": "HTTP"}));
         }
         Ok(Some(original))
     }
 
-    /// The field that says how the application is asked with its name in `HEDDLE_PROBES`, and the question.
-    fn original(&self, handler: &Value) -> Result<Option<((&'static str, &'static str), Value)>, String> {
+    /// How the application is asked; nothing when kubelet goes on to ask it itself.
+    fn question(&self, handler: &Value) -> Result<Option<Question>, String> {
         let is_hook = matches!(self.kind, "post-start" | "pre-stop");
         if let Some(http) = handler.get("httpGet").filter(|check| is_this_pod(check)) {
             let headers: Vec<_> = array(http, "httpHeaders").iter().map(|header| json!([header["name"], header["value"]])).collect();
             return Ok(self.port(http)?.map(|port| {
                 let path = text(http, &["path"]).filter(|path| !path.is_empty()).unwrap_or("/");
                 let scheme = text(http, &["scheme"]).filter(|scheme| !scheme.is_empty()).unwrap_or("HTTP");
-                (("httpGet", "http"), json!({"port": port, "path": path, "scheme": scheme, "headers": headers}))
+                let check = json!({"http": {"port": port, "path": path, "scheme": scheme, "headers": headers}});
+                Question { field: "httpGet", check }
             }));
         }
         if let Some(tcp) = handler.get("tcpSocket").filter(|check| !is_hook && is_this_pod(check)) {
-            return Ok(self.port(tcp)?.map(|port| (("tcpSocket", "tcp"), json!({ "port": port }))));
+            return Ok(self.port(tcp)?.map(|port| Question { field: "tcpSocket", check: json!({"tcp": {"port": port}}) }));
         }
         if let Some(grpc) = handler.get("grpc").filter(|_| !is_hook) {
             let service = text(grpc, &["service"]).unwrap_or_default();
-            return Ok(self.port(grpc)?.map(|port| (("grpc", "grpc"), json!({"port": port, "service": service}))));
+            return Ok(self.port(grpc)?.map(|port| Question { field: "grpc", check: json!({"grpc": {"port": port, "service": service}}) }));
         }
         Ok(None)
     }

@@ -12,14 +12,14 @@ fn config() -> InjectionConfig {
 fn injected(pod: &Value) -> (Value, Vec<String>) {
     match inject(pod, &config()) {
         Decision::Injected { pod, warnings } => (pod, warnings),
-        other => panic!("{other:?}"),
+        other @ (Decision::Skipped(_) | Decision::Refused(_)) => panic!("{other:?}"),
     }
 }
 
 fn refused(pod: &Value) -> Vec<String> {
     match inject(pod, &config()) {
         Decision::Refused(reasons) => reasons,
-        other => panic!("{other:?}"),
+        other @ (Decision::Skipped(_) | Decision::Injected { .. }) => panic!("{other:?}"),
     }
 }
 
