@@ -1,6 +1,7 @@
 //! The API server as this process talks to it: one client, bounded requests, and refusals as sentences.
 
 use crate::ca::Chain;
+use crate::watch::kubernetes::notice_silence;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::{Client, Config};
 use std::future::Future;
@@ -69,10 +70,11 @@ impl ApiError {
 
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::Refused { code: status.code, reason: status.reason.clone(), message: status.message.clone() },
-            other => Self::Unreachable(Chain(&other).to_string()),
+        if let kube::Error::Api(status) = error {
+            let kube::core::Status { code, reason, message, .. } = *status;
+            return Self::Refused { code, reason, message };
         }
+        Self::Unreachable(Chain(&error).to_string())
     }
 }
 
@@ -95,7 +97,7 @@ pub async fn client() -> Result<Client, String> {
     let mut config = Config::infer().await.map_err(|error| Chain(&error).to_string())?;
     let agent = HeaderValue::from_static(concat!("heddle-control-plane/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
-    Client::try_from(config).map_err(|error| Chain(&error).to_string())
+    Client::try_from(notice_silence(config)).map_err(|error| Chain(&error).to_string())
 }
 
 /// Pauses between attempts, growing and with jitter; one line in the log when a trouble begins, and one when it is over.

@@ -30,7 +30,7 @@ const GAP: Duration = Duration::from_millis(50);
 /// Longest note, in bytes (events.k8s.io/v1: 1 kB).
 const MAX_NOTE: usize = 1024;
 
-/// Longest prefix of an event's name, in bytes: a name has 253, and the server adds some.
+/// Longest prefix of an event's name, in bytes: a name has 253, of which 17 tell events of one object apart.
 const MAX_PREFIX: usize = 200;
 
 /// The object that an event is about.
@@ -89,10 +89,11 @@ impl Event {
 
     fn to_wire(&self, instance: &str, now: u64) -> wire::Event {
         let Self { regarding: Regarding { api_version, kind, namespace, name, uid }, severity, reason, note } = self;
-        let prefix = &name[..name.floor_char_boundary(MAX_PREFIX)];
+        // Not `generateName`: it would have to be a name itself, without the dot by which events are told from their objects.
+        let prefix = name[..name.floor_char_boundary(MAX_PREFIX)].trim_end_matches(['.', '-']);
         wire::Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{prefix}.")),
+                name: Some(format!("{prefix}.{:016x}", fastrand::u64(..))),
                 namespace: Some(self.namespace().to_owned()),
                 ..ObjectMeta::default()
             },
@@ -215,7 +216,8 @@ mod tests {
             (&body["reason"], &body["type"], &body["regarding"]["uid"]),
             (&"CertificateRefused".into(), &"Warning".into(), &"u".into())
         );
-        assert_eq!(body["metadata"]["generateName"], "a.");
+        let names: Vec<_> = requests.iter().map(|request| request.body["metadata"]["name"].as_str().unwrap_or_default()).collect();
+        assert!(names[0].starts_with("a.") && names[1].starts_with("b.") && names[0].len() == 18, "{names:?}");
     }
 
     #[tokio::test]

@@ -103,11 +103,11 @@ mod tests {
 
     #[test]
     fn a_client_with_the_roots_accepts_the_name_and_no_other() {
-        let authority = authority();
-        let server = authority.https_server(&[NAME.to_owned()], Duration::from_secs(3600), unix_now()).unwrap();
-        connect(&server, authority.trust_bundle(), NAME).unwrap();
-        assert!(connect(&server, authority.trust_bundle(), "elsewhere.svc").is_err());
-        assert!(connect(&server, super::tests::authority().trust_bundle(), NAME).is_err());
+        let (own, other) = (authority(), authority());
+        let server = own.https_server(&[NAME.to_owned()], Duration::from_secs(3600), unix_now()).unwrap();
+        connect(&server, own.trust_bundle(), NAME).unwrap();
+        assert!(connect(&server, own.trust_bundle(), "elsewhere.svc").is_err());
+        assert!(connect(&server, other.trust_bundle(), NAME).is_err());
     }
 
     #[test]

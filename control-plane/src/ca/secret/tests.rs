@@ -21,7 +21,7 @@ impl Server {
                 assert_eq!(request.path, "/api/v1/namespaces/heddle-system/secrets/heddle-ca");
                 let (data, version) = &mut *secret.lock().unwrap();
                 if request.method == "PUT" {
-                    if request.body["metadata"]["resourceVersion"] != version.to_string() {
+                    if request.body["metadata"]["resourceVersion"] != json!(version.to_string()) {
                         return Answer::refused(409, "Conflict");
                     }
                     *data = request.body["data"].clone();

@@ -45,7 +45,7 @@ fn answer(kept: &mut Kept, request: &Request) -> Option<Answer> {
     }
     assert_eq!(request.path, "/apis/coordination.k8s.io/v1/namespaces/heddle-system/leases/heddle-control-plane");
     if request.method == "PUT" {
-        if request.body["metadata"]["resourceVersion"] != kept.version.to_string() {
+        if request.body["metadata"]["resourceVersion"] != json!(kept.version.to_string()) {
             return Some(Answer::refused(409, "Conflict"));
         }
         kept.spec = request.body["spec"].clone();

@@ -76,7 +76,7 @@ fn answer(statuses: &mut HashMap<String, Value>, conflicts: &mut usize, request:
         statuses.insert(path.clone(), request.body["status"].clone());
     }
     let name = path.rsplit('/').next().unwrap_or_default();
-    let status = statuses.get(&path).cloned().unwrap_or(json!({}));
+    let status = statuses.get(&path).cloned().unwrap_or_else(|| json!({}));
     Answer::ok(json!({"apiVersion": "g/v", "kind": "K", "metadata": {"name": name, "resourceVersion": "7", "uid": "u"}, "status": status}))
 }
 
