@@ -162,8 +162,11 @@ impl Cluster {
     ///
     /// See [`ClusterError`].
     pub(crate) async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<DynamicObject>, ClusterError> {
-        let found = self.api(kind, namespace).get_opt(name).await;
-        found.map_err(|error| self.failed(format!("get {} {name}", kind.name()), &error))
+        match self.api(kind, namespace).get(name).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(self.failed(format!("get {} {name}", kind.name()), &error)),
+        }
     }
 
     /// The objects of a kind with labels, in all namespaces; none where the kind is absent.
@@ -175,7 +178,7 @@ impl Cluster {
         let api: Api<DynamicObject> = Api::all_with(self.client(), &kind.resource());
         match all(&api, &ListParams::default().labels(labels)).await {
             Ok(items) => Ok(items),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
             Err(error) => Err(self.failed(format!("list {}", kind.group_and_plural().1), &error)),
         }
     }
@@ -190,10 +193,10 @@ impl Cluster {
         let action = format!("apply {} {name}", object.get("kind").and_then(Value::as_str).unwrap_or("?"));
         let Some(kind) = kind else { return Err(ClusterError::Refused { action, message: "the kind is not known".to_owned() }) };
         let api = self.api(kind, namespace);
-        let before = api.get_opt(name).await.map_err(|error| self.failed(&action, &error))?;
+        let before = self.get(kind, namespace, name).await?;
         let parameters = PatchParams { force, ..PatchParams::apply(FIELD_MANAGER) };
         let after = api.patch(name, &parameters, &Patch::Apply(object)).await.map_err(|error| {
-            if answer(&error).is_some_and(kube::core::Status::is_not_found) && before.is_none() {
+            if is_absent(&error) && before.is_none() {
                 let brings = kind.resource().api_version;
                 let message =
                     format!("the cluster lacks the kind, or the namespace {namespace}: install what brings {brings}, or turn it off");
@@ -217,7 +220,7 @@ impl Cluster {
         let parameters = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         match self.api(kind, namespace).delete(name, &parameters).await {
             Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+            Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(self.failed(format!("delete {} {name}", kind.name()), &error)),
         }
     }
@@ -226,6 +229,11 @@ impl Cluster {
 /// What the API server answered, if it did.
 fn answer(error: &kube::Error) -> Option<&kube::core::Status> {
     if let kube::Error::Api(status) = error { Some(status) } else { None }
+}
+
+/// Whether an object, or its whole kind, is absent: of a kind that it does not know, an API server says so without a reason.
+pub(crate) fn is_absent(error: &kube::Error) -> bool {
+    answer(error).is_some_and(|status| status.code == 404)
 }
 
 /// All objects of a list, page by page.

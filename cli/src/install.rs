@@ -254,11 +254,18 @@ impl RollOut<'_> {
     /// Makes the namespace where there is none; one that somebody else has made stays as it is.
     async fn namespace(&self, cluster: &Cluster, progress: &Progress) -> Result<(), InstallError> {
         let Some(kind) = kinds::named("Namespace") else { return Ok(()) };
-        if cluster.get(kind, "", self.namespace).await?.is_none() {
-            cluster.apply(&the_namespace(self.namespace), false).await?;
-            progress.done(&format!("Namespace {} created", self.namespace));
+        match cluster.get(kind, "", self.namespace).await? {
+            None => {
+                cluster.apply(&the_namespace(self.namespace), false).await?;
+                progress.done(&format!("Namespace {} created", self.namespace));
+                Ok(())
+            }
+            Some(found) if found.metadata.deletion_timestamp.is_some() => Err(InstallError::Refused(format!(
+                "namespace {} is being removed: wait until `kubectl get namespace {0}` finds it no more",
+                self.namespace
+            ))),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until the control plane serves; says what is missing whenever that changes.

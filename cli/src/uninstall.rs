@@ -131,7 +131,7 @@ async fn trust_roots(cluster: &Cluster, progress: &Progress) -> Result<(), Clust
         let api: Api<ConfigMap> = Api::namespaced(cluster.client(), &namespace);
         match api.delete(TRUST_ROOTS, &DeleteParams::default()).await {
             Ok(_) => progress.done(&format!("ConfigMap {TRUST_ROOTS} removed from {namespace}")),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) if cluster::is_absent(&error) => {}
             Err(error) => return Err(cluster.failed(format!("delete ConfigMap {TRUST_ROOTS} in {namespace}"), &error)),
         }
     }

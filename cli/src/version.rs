@@ -16,9 +16,9 @@ const CLUSTER_MAX: Duration = Duration::from_secs(5);
 /// The control plane's pods, in whatever namespace.
 pub(crate) const CONTROL_PLANE_PODS: &str = "app.kubernetes.io/name=heddle,app.kubernetes.io/component=control-plane";
 /// Pods that have a sidecar.
-pub(crate) const INJECTED: &str = "heddle.dev/injected=true";
+const INJECTED: &str = "heddle.dev/injected=true";
 /// Where injection writes which sidecar it has added.
-pub(crate) const SIDECAR_VERSION: &str = "heddle.dev/sidecar-version";
+const SIDECAR_VERSION: &str = "heddle.dev/sidecar-version";
 
 /// The versions.
 #[derive(Debug, Serialize)]

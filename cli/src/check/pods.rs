@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::chart;
 use crate::cluster::{Cluster, ClusterError, all};
-use crate::version::{INJECTED, has_ended, in_cluster, listed};
+use crate::version::{has_ended, in_cluster, listed};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ListParams};
@@ -88,7 +88,13 @@ fn naked_of(namespaces: usize, pods: &[Pod]) -> Finding {
     const NAME: &str = "pods";
     let naked: Vec<_> = pods.iter().filter(|pod| !has_ended(pod) && pod.metadata.deletion_timestamp.is_none()).collect();
     if naked.is_empty() {
-        return Finding::good(NAME, format!("all of the {namespaces} namespaces that ask for it have sidecars ({INJECTED})"));
+        return Finding::good(
+            NAME,
+            match namespaces {
+                0 => "no namespace asks for sidecars yet".to_owned(),
+                count => format!("all that should have a sidecar have one ({count} namespaces ask for it)"),
+            },
+        );
     }
     let name = |pod: &&Pod| {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();

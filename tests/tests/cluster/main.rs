@@ -20,6 +20,7 @@ mod soak;
 mod speed;
 mod status;
 mod ten_minutes;
+mod without_helm;
 mod zero_lost;
 
 use heddle_tests::cluster::{World, say};
@@ -76,6 +77,7 @@ fn scenarios() -> Vec<Scenario> {
         outage::without_a_control_plane,
         removal::upgraded_with_old_sidecars,
         removal::uninstalled_without_a_trace,
+        without_helm::checked_installed_upgraded_and_removed,
     ]
 }
 
@@ -104,7 +106,7 @@ fn main() -> ExitCode {
         let world = Rc::new(World::new().await);
         let mut failed = Vec::new();
         for (name, scenario) in scenarios.into_iter().filter(|(name, _)| wanted(name)) {
-            let installs = name != "removal::before_anything";
+            let installs = !name.starts_with("removal::before") && !name.starts_with("without_helm::");
             let shared = world.clone();
             let whole: Body = Box::pin(async move {
                 if installs {

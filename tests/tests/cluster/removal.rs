@@ -29,7 +29,7 @@ pub async fn before_anything(world: &World) {
 }
 
 /// Every object of every kind that can be listed, as `plural.group namespace/name`, with its finalizers.
-async fn inventory(world: &World) -> BTreeSet<String> {
+pub(super) async fn inventory(world: &World) -> BTreeSet<String> {
     let mut versions = vec!["/api/v1".to_owned()];
     for group in world.api.get("/apis").await["groups"].as_array().into_iter().flatten() {
         versions.push(format!("/apis/{}", group["preferredVersion"]["groupVersion"].as_str().unwrap_or_default()));
@@ -124,7 +124,7 @@ pub async fn uninstalled_without_a_trace(world: &World) {
 }
 
 /// What is there and was not, or has our name, but for what any namespace has and what tests have made.
-fn traces(stock: BTreeSet<String>) -> Vec<String> {
+pub(super) fn traces(stock: BTreeSet<String>) -> Vec<String> {
     let of_tests = format!("-{}", std::process::id());
     let ours = |entry: &String| entry.contains("heddle") && !entry.starts_with("events.");
     let new = |entry: &String| BEFORE.get().is_some_and(|before| !before.contains(entry));
