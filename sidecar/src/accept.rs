@@ -1,6 +1,7 @@
 //! Listeners and accept loops: one socket per worker on the same address, so that the kernel spreads connections over workers.
 
 use crate::metrics::Direction;
+use crate::original_dst;
 use crate::worker::{Open, Worker};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::future::Future;
@@ -118,7 +119,7 @@ async fn take<F: Future<Output = ()> + 'static>(
 ) {
     match accepted {
         Ok((tcp, address)) => {
-            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            let address = original_dst::canonical(address);
             worker.metrics.accepted();
             let Some(open) = worker.admit(direction) else {
                 worker.metrics.limit_hit("connections");

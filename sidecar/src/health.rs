@@ -11,7 +11,10 @@ use hyper::body::{Body, Bytes, Incoming};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
 
 const PATHS: &str = "\
 /ready                      200 when traffic may come, 503 with the reasons when not
@@ -20,19 +23,25 @@ const PATHS: &str = "\
 /probe/<container>/<kind>   the application's own check, as its pod has it
 ";
 
+/// How long an answer to the first questions may wait: less than the second that the kubelet gives it.
+const START_PATIENCE: Duration = Duration::from_millis(700);
+/// Between two looks meanwhile.
+const START_POLL: Duration = Duration::from_millis(10);
+
 /// What the server shows.
 #[derive(Debug, Clone)]
 pub struct Health {
     admin: Admin,
     probes: Arc<Probes>,
     ips: Arc<[IpAddr]>,
+    was_ready: Arc<AtomicBool>,
 }
 
 impl Health {
     /// Shows part of what `admin` does, and does `probes` against the pod at `ips`.
     #[must_use]
     pub fn new(admin: Admin, probes: Probes, ips: &[IpAddr]) -> Self {
-        Self { admin, probes: Arc::new(probes), ips: ips.into() }
+        Self { admin, probes: Arc::new(probes), ips: ips.into(), was_ready: Arc::default() }
     }
 
     /// Serves until `ended`; open connections are then closed. Cancel safe in the same way.
@@ -52,10 +61,24 @@ impl Health {
             return text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
         }
         let path = request.uri().path();
+        if path == "/ready" {
+            self.until_ready().await;
+        }
         if let Some(name) = path.strip_prefix("/probe/") {
             return self.probe(name, request).await;
         }
         self.admin.public(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, PATHS))
+    }
+
+    /// Waits a little for a sidecar that is only starting: the kubelet asks once a second, and the pod would wait for its next question.
+    async fn until_ready(&self) {
+        let deadline = Instant::now() + START_PATIENCE;
+        while !self.admin.not_ready().is_empty() && !self.was_ready.load(Ordering::Relaxed) && Instant::now() < deadline {
+            sleep(START_POLL).await;
+        }
+        if self.admin.not_ready().is_empty() {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
     }
 
     async fn probe(&self, name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -24,9 +24,6 @@ use tokio::time::timeout;
 /// Checks by `<container>/<kind>`.
 pub type Probes = BTreeMap<String, Probe>;
 
-/// A hook may work for as long as a health connection lasts; the kubelet itself gives it the pod's grace period.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
-
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -101,7 +98,7 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Whether it is a hook: the kubelet takes any answer to one, and gives it time.
+    /// Whether it is a hook: the kubelet takes any answer to one.
     fn is_hook(&self) -> bool {
         matches!(self.kind, "post-start" | "pre-stop")
     }
@@ -134,7 +131,7 @@ impl Probe {
     /// # Errors
     /// Why it failed, in a sentence.
     pub async fn check(&self, asked: Asked<'_>) -> Result<(), String> {
-        let limit = if asked.is_hook() { HOOK_TIMEOUT } else { Duration::from_secs(self.timeout_seconds) };
+        let limit = Duration::from_secs(self.timeout_seconds);
         let check = async {
             match (&self.http, &self.tcp, &self.grpc) {
                 (Some(probe), _, _) => http::check(probe, asked).await,

@@ -197,7 +197,8 @@ async fn control(config: Arc<Config>, listeners: Vec<Vec<Listener>>, pages: Page
         .register(&own)
         .and_then(|()| discovery.register(&own))
         .and_then(|()| telemetry.register(&own))
-        .and_then(|()| access_log_writer.register(&own));
+        .and_then(|()| access_log_writer.register(&own))
+        .and_then(|()| check.as_ref().map_or(Ok(()), |check| check.register(&own)));
     if let Err(error) = registered {
         tracing::error!(%error, "some metrics are missing");
     }

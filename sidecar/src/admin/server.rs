@@ -23,8 +23,8 @@ pub(super) const CONNECTIONS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A client that is slower than this over its head is given up.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// And so is one that keeps a connection longer, asking or not: a scraper connects again.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// And so is one that keeps a connection longer, asking or not: a scraper connects again. A pod's hook after its start may take ten minutes.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(900);
 /// A pause after the listener failed (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::drain::Watch;
 use crate::metrics::Direction;
 use crate::redirect::rules::{CHECK_INBOUND_PORT, CHECK_OUTBOUND_PORT};
+use prometheus::{IntGauge, Registry};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -33,6 +34,7 @@ pub struct Check {
     word: [u8; WORD_BYTES],
     places: Vec<(Direction, SocketAddr)>,
     failure: Mutex<Option<String>>,
+    passes: IntGauge,
 }
 
 /// Whether a redirected connection is the sidecar's own check.
@@ -66,7 +68,16 @@ impl Check {
         let mut word = [0; WORD_BYTES];
         rng.fill(&mut word);
         let failure = Mutex::new(Some("the redirection has not been checked yet".to_owned()));
-        (!places.is_empty()).then_some(Self { word, places, failure })
+        let passes = IntGauge::new("heddle_redirection_passes", "Whether the pod's connections lead to this sidecar: 1 or 0.");
+        (!places.is_empty()).then_some(Self { word, places, failure, passes: passes.expect("the name is valid") })
+    }
+
+    /// Adds its metric to a registry.
+    ///
+    /// # Errors
+    /// When the registry has a metric of this name.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.passes.clone()))
     }
 
     /// What a listener says to the check.
@@ -115,6 +126,7 @@ impl Check {
     }
 
     fn set(&self, failure: Option<String>) {
+        self.passes.set(failure.is_none().into());
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 

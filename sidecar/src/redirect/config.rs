@@ -15,7 +15,8 @@ pub const INBOUND_PORT: u16 = 15006;
 pub const OUTBOUND_PORT: u16 = 15001;
 
 /// Exclusions of one kind. Each is a rule that every new connection passes, and all of them are one netlink message of bounded size.
-const EXCLUSIONS_MAX: usize = 64;
+/// As many as injection takes.
+const EXCLUSIONS_MAX: usize = 256;
 
 /// What is redirected, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq)]

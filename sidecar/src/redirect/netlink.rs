@@ -4,12 +4,14 @@ use super::RedirectError;
 use super::nftables::{Message, Step};
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size_force, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 use std::time::Duration;
 
 /// Loading a kernel module takes some of it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A transaction is one datagram: at most some 800 rules of less than half a KiB.
+const SEND_BYTES: usize = 512 * 1024;
 /// Answers repeat the header of the message that they are about, or all of one that was refused.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// An answer about one message (`NLMSG_ERROR`); its error is 0 where all is well.
@@ -31,6 +33,8 @@ pub(super) fn transact(messages: &[Message], commit: Commit) -> Result<(), Redir
     let unreachable = |errno| RedirectError::Unreachable { errno };
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER)).map_err(unreachable)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT)).map_err(unreachable)?;
+    // Where the right to it is missing, so is the right to what follows, and the kernel says that better.
+    let _ = set_socket_send_buffer_size_force(&socket, SEND_BYTES);
     let sent = messages.iter().filter(|m| commit == Commit::Yes || m.step != Step::End).zip(1u32..);
     let datagram: Vec<u8> = sent.flat_map(|(message, sequence)| message.bytes(sequence)).collect();
     let kernel = SocketAddrNetlink::new(0, 0);

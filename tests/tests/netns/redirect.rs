@@ -29,6 +29,23 @@ fn a_second_run_leaves_the_same_rules_and_other_tables_alone() {
 }
 
 #[test]
+fn as_many_exclusions_as_injection_takes_are_taken() {
+    let namespace = Namespace::new("rules");
+    let list = |item: &dyn Fn(usize) -> String| (0..256).map(item).collect::<Vec<_>>().join(",");
+    let output = Command::new("ip")
+        .args(["netns", "exec", namespace.name()])
+        .arg(binary("heddle-sidecar"))
+        .arg("redirect")
+        .env("HEDDLE_EXCLUDE_INBOUND_PORTS", list(&|n| (n + 1).to_string()))
+        .env("HEDDLE_EXCLUDE_OUTBOUND_PORTS", list(&|n| (n + 1).to_string()))
+        .env("HEDDLE_EXCLUDE_OUTBOUND_CIDRS", list(&|n| format!("fd00:{n:x}::/32")))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(namespace.run("nft", &["list", "ruleset"]).matches("HEDDLE_EXCLUDE").count(), 768);
+}
+
+#[test]
 fn checking_and_printing_change_nothing() {
     let namespace = Namespace::new("rules");
     for option in ["--check", "--print"] {
