@@ -241,3 +241,11 @@ fn manifests_are_read_and_resolved_whatever_they_say() {
     let seeds: Vec<_> = fixtures().into_iter().map(String::into_bytes).collect();
     check("manifests", targets::manifests, &seeds, INPUTS / 20);
 }
+
+#[test]
+fn every_question_of_an_api_server_has_an_answer() {
+    let pod = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","kind":{"group":"","version":"v1","kind":"Pod"},"namespace":"shop","operation":"CREATE","object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"heddle.dev/inject":"enabled"},"annotations":{"heddle.dev/exclude-inbound-ports":"9100","heddle.dev/drain-seconds":"5"}},"spec":{"containers":[{"name":"a","ports":[{"name":"web","containerPort":80}],"livenessProbe":{"httpGet":{"port":"web","path":"/"}},"readinessProbe":{"grpc":{"port":80}},"lifecycle":{"preStop":{"httpGet":{"port":80}}}}],"initContainers":[{"name":"heddle-sidecar","env":[{"name":"HEDDLE_PROBES","value":"{}"}]}],"volumes":[]}}}}"#;
+    let route = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","kind":{"group":"gateway.networking.k8s.io","version":"v1","kind":"HTTPRoute"},"name":"r","namespace":"shop","operation":"UPDATE","object":{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"r"},"spec":{"parentRefs":[{"group":"","kind":"Service","name":"a","port":80}],"rules":[{"matches":[{"path":{"type":"PathPrefix","value":"/a"}}],"filters":[{"type":"RequestHeaderModifier","requestHeaderModifier":{"set":[{"name":"x","value":"y"}]}}],"backendRefs":[{"name":"a","port":80,"weight":1}],"timeouts":{"request":"1s"}}]}},"oldObject":{"spec":{}}}}"#;
+    let policy = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","kind":{"group":"heddle.dev","version":"v1alpha1","kind":"TrafficPolicy"},"operation":"CREATE","object":{"apiVersion":"heddle.dev/v1alpha1","kind":"TrafficPolicy","metadata":{"generateName":"r-","namespace":"shop"},"spec":{"targetRefs":[{"group":"","kind":"Service","name":"a"}]}}}}"#;
+    check("admission_review", targets::admission_review, &texts(&[pod, route, policy]), INPUTS / 4);
+}

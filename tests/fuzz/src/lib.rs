@@ -1,6 +1,9 @@
 //! What must hold for any bytes: one function a target, for `cargo fuzz` (`fuzz_targets/`) and for the test binary `fuzz` of `tests/`,
 //! which runs them on mutated seeds with stable Rust. Each panics when it does not hold.
 
+use heddle_control_plane::admission::review::AdmissionRequest;
+use heddle_control_plane::admission::validate;
+use heddle_control_plane::inject::{InjectionConfig, inject_object};
 use heddle_control_plane::snapshot::Snapshot;
 use heddle_control_plane::{resolve, status};
 use heddle_identity::client_hello::{ClientHello, peek};
@@ -285,4 +288,19 @@ pub fn manifests(data: &[u8]) {
             let _policy = resolve::inbound(&snapshot, namespace, &id.name, port);
         }
     }
+}
+
+/// What an API server may ask of the webhooks has an answer that names the question, and pods that are injected twice are as once.
+pub fn admission_review(data: &[u8]) {
+    let Ok(request) = AdmissionRequest::parse(data) else { return };
+    if let Some(object) = &request.object {
+        let config = InjectionConfig::with_image("heddle-sidecar:1").expect("an image");
+        let (once, _) = inject_object(object, &config);
+        assert_eq!(inject_object(&once, &config).0, once, "twice is not as once");
+    }
+    let uid = request.uid.clone();
+    let answer = validate::review(request).to_json();
+    assert_eq!(answer["response"]["uid"], uid.as_str());
+    let refused = answer["response"]["allowed"] == false;
+    assert_eq!(refused, answer["response"]["status"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer}");
 }
