@@ -4,7 +4,7 @@
 
 use super::super::{Change, Problem, Severity};
 use super::kinds::Kind;
-use super::read::{Read, problem, read};
+use super::read::{Read, is_ours, problem, read};
 use crate::snapshot::ObjectKey;
 use heddle_crds::ObjectId;
 use kube::core::DynamicObject;
@@ -103,6 +103,12 @@ impl Held {
 
     fn apply(&mut self, key: ObjectKey, object: DynamicObject) {
         let version = object.metadata.resource_version.as_deref().unwrap_or_default().into();
+        if !is_ours(self.kind, &object) {
+            // It may have been.
+            self.delete(key.clone());
+            self.seen.insert(key, Seen { version, in_force: false });
+            return;
+        }
         let Read { change, mut problems } = read(self.kind, self.version.unwrap_or_default(), &key, object);
         let was_in_force = self.seen.get(&key).is_some_and(|seen| seen.in_force);
         if change.is_none() && was_in_force {

@@ -28,6 +28,14 @@ pub(super) struct Read {
     pub(super) problems: Vec<Problem>,
 }
 
+/// Whether an object says anything to a mesh. Routes of Gateways alone are another controller's, which may know more fields than we do:
+/// we neither hold them nor find fault with them.
+pub(super) fn is_ours(kind: &Kind, object: &DynamicObject) -> bool {
+    let parents = object.data.get("spec").and_then(|spec| spec.get("parentRefs")).and_then(Value::as_array);
+    let is_service = |parent: &Value| parent.get("kind").and_then(Value::as_str) == Some("Service");
+    !kind.name.ends_with("Route") || parents.is_some_and(|parents| parents.iter().any(is_service))
+}
+
 /// Reads an object of a kind in one of its versions.
 pub(super) fn read(kind: &Kind, version: &str, key: &ObjectKey, object: DynamicObject) -> Read {
     let DynamicObject { types: _, metadata, data } = object;

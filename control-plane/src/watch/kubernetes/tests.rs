@@ -309,6 +309,23 @@ async fn a_mistake_costs_its_object_and_the_last_good_version_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn routes_of_gateways_alone_are_left_to_others() {
+    let server = with_gateway_api();
+    let mut foreign = route("edge", &json!(1));
+    foreign["spec"]["parentRefs"] = json!([{"name": "gateway"}]);
+    foreign["spec"]["future"] = json!(true);
+    server.put(HTTP_ROUTES, foreign.clone());
+    server.put(HTTP_ROUTES, route("moved", &json!(1)));
+    let mut cluster = Cluster::started(&server).await;
+    assert_eq!((cluster.names.len(), cluster.problems.len()), (1, 0), "{:?}", cluster.problem_texts());
+    foreign["metadata"]["name"] = json!("moved");
+    server.put(HTTP_ROUTES, foreign);
+    cluster.until_gone("HTTPRoute/shop/moved").await;
+    server.put(HTTP_ROUTES, route("edge", &json!(1)));
+    cluster.until_there("HTTPRoute/shop/edge").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_rules_between_fields_hold_in_a_cluster_too() {
     let server = with_ours();
     server.put(
