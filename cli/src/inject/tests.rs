@@ -210,3 +210,30 @@ fn whatever_the_text_is_the_result_is_right_or_refused() {
     }
     assert!(written > 500, "{written}");
 }
+
+#[test]
+fn what_the_chart_configures_is_what_injection_reads() {
+    let release = crate::chart::Release { namespace: "mesh", install: true };
+    let values = json!({
+        "trustDomain": "example.org",
+        "image": {"pullSecrets": ["registry"]},
+        "sidecar": {"logLevel": "debug", "logFormat": "json", "drainSeconds": 5, "resources": {"limits": {"memory": "64Mi"}},
+            "excludeInboundPorts": [9100], "excludeOutboundPorts": [25], "excludeOutboundCidrs": ["10.0.0.0/8"], "env": {"HEDDLE_WORKERS": "2"}},
+    });
+    let (name, key) = CONFIG_MAP;
+    let read = |values: &Value| {
+        let objects = crate::chart::objects(values, release).unwrap();
+        let found = objects.iter().find(|object| object["kind"] == "ConfigMap" && object["metadata"]["name"] == name).unwrap();
+        InjectionConfig::from_yaml(found["data"][key].as_str().unwrap()).unwrap()
+    };
+    let config = read(&values);
+    assert_eq!(config.control_plane, "heddle-control-plane.mesh.svc:15010");
+    assert_eq!(
+        (config.trust_domain.as_str(), config.drain_seconds, config.image_pull_secrets.as_slice()),
+        ("example.org", 5, &["registry".to_owned()][..])
+    );
+    assert_eq!(config.resources.limits.memory.as_deref(), Some("64Mi"));
+    let by_default = read(&json!({}));
+    let expected = InjectionConfig { control_plane: config.control_plane, ..InjectionConfig::with_image(&by_default.image).unwrap() };
+    assert_eq!(by_default, expected, "the chart's defaults are not injection's own");
+}
