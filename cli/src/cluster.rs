@@ -288,3 +288,99 @@ pub(crate) fn run<F: Future<Output = ExitCode>>(name: &str, command: F) -> ExitC
         }
     }
 }
+
+/// An API server that answers as a test says.
+#[cfg(test)]
+pub(crate) mod fake {
+    use super::{Client, Cluster, Value};
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    /// A cluster whose API server answers to the method and the path, as in `GET /api/v1/namespaces/a`, with a status and a body.
+    pub(crate) fn cluster(answer: impl Fn(&str) -> (u16, Value) + Send + Sync + 'static) -> Cluster {
+        let answer = Arc::new(answer);
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (code, body) = answer(&format!("{} {}", request.method(), request.uri().path()));
+            let response = http::Response::builder().status(code).body(kube::client::Body::from(body.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(response.unwrap()) }
+        });
+        Cluster { client: Client::new(service, "default"), url: "https://fake".to_owned() }
+    }
+
+    /// The body of a refusal.
+    pub(crate) fn refused(code: u16, reason: &str, message: &str) -> (u16, Value) {
+        (code, serde_json::json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message }))
+    }
+
+    /// The answer for what is not there.
+    pub(crate) fn absent() -> (u16, Value) {
+        refused(404, "NotFound", "not found")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config_map() -> Value {
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": "n" } })
+    }
+
+    fn at(version: &str) -> Value {
+        let mut object = config_map();
+        object["metadata"]["resourceVersion"] = json!(version);
+        object
+    }
+
+    #[tokio::test]
+    async fn an_apply_says_what_it_has_done() {
+        for (before, after, expected) in
+            [(None, "1", Applied::Created), (Some("1"), "2", Applied::Changed), (Some("1"), "1", Applied::Unchanged)]
+        {
+            let cluster = fake::cluster(move |request| match (request.starts_with("GET"), before) {
+                (true, Some(version)) => (200, at(version)),
+                (true, None) => fake::absent(),
+                (false, _) => (200, at(after)),
+            });
+            assert_eq!(cluster.apply(&config_map(), false).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_apart_and_say_what_to_do() {
+        for ((code, reason, message), parts) in [
+            ((403, "Forbidden", "configmaps is forbidden"), ["no right to apply ConfigMap a", "administrator"]),
+            ((409, "Conflict", "conflict with \"kubectl-scale\""), ["kubectl-scale", "--force-conflicts"]),
+            ((404, "NotFound", "namespaces \"n\" not found"), ["lacks the kind, or the namespace n", "turn it off"]),
+            ((403, "Forbidden", "admission webhook \"x\" denied the request: no"), ["apply ConfigMap a", "denied the request"]),
+            ((401, "Unauthorized", "Unauthorized"), ["credentials are not accepted", "KUBECONFIG"]),
+            ((500, "InternalError", ""), ["apply ConfigMap a", "InternalError"]),
+        ] {
+            let cluster = fake::cluster(
+                move |request| {
+                    if request.starts_with("GET") { fake::absent() } else { fake::refused(code, reason, message) }
+                },
+            );
+            let error = cluster.apply(&config_map(), false).await.unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_the_cluster_lacks_has_no_objects() {
+        // As an API server answers for a path that it does not know: no reason, and a body that is no JSON object.
+        let cluster = fake::cluster(|_| (404, json!("404 page not found")));
+        let kind = kinds::named("PodMonitor").unwrap();
+        assert!(cluster.list(kind, "a=b").await.unwrap().is_empty());
+        assert!(cluster.get(kind, "n", "x").await.unwrap().is_none());
+        assert!(!cluster.delete(kind, "n", "x").await.unwrap());
+    }
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let inner = std::io::Error::other("refused");
+        let outer = ClusterError::Unreachable { url: "u".to_owned(), reason: inner.to_string() };
+        assert_eq!(chain(&outer), "the API server u does not answer: refused");
+    }
+}

@@ -292,3 +292,41 @@ impl RollOut<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fake;
+
+    fn definition(owner: &str, version: &str) -> Value {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": { "name": "x.heddle.dev", "labels": { "app.kubernetes.io/managed-by": owner, "app.kubernetes.io/version": version } },
+        })
+    }
+
+    async fn asked(found: Option<Value>) -> Result<(), InstallError> {
+        let cluster = fake::cluster(move |_| found.clone().map_or_else(fake::absent, |found| (200, found)));
+        definitions_are_ours(&cluster, &[definition("heddle", chart::VERSION)]).await
+    }
+
+    #[tokio::test]
+    async fn definitions_of_others_are_left_alone() {
+        assert!(asked(None).await.is_ok());
+        assert!(asked(Some(definition("heddle", "0.0.1"))).await.is_ok());
+        let newer = asked(Some(definition("heddle", "99.0.0"))).await.unwrap_err().to_string();
+        assert!(newer.contains("take heddle 99.0.0"), "{newer}");
+        let helm = asked(Some(definition("Helm", chart::VERSION))).await.unwrap_err().to_string();
+        assert!(helm.contains("crds.install=false"), "{helm}");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_being_removed_is_not_installed_into() {
+        let ending =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "mesh", "deletionTimestamp": "2026-11-21T00:00:00Z" } });
+        let cluster = fake::cluster(move |_| (200, ending.clone()));
+        let out = RollOut { namespace: "mesh", values: &json!({}), objects: &[], force: false, wait: None };
+        let error = out.run(&cluster, &Progress::new(Output::Json)).await.unwrap_err().to_string();
+        assert!(error.contains("is being removed") && error.contains("kubectl get namespace mesh"), "{error}");
+    }
+}

@@ -145,6 +145,7 @@ pub(crate) fn labels(object: &DynamicObject) -> &BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::fake;
 
     #[test]
     fn the_record_reads_as_it_was_written() {
@@ -159,6 +160,33 @@ mod tests {
         object["data"]["values"] = json!("{");
         let error = read(&serde_json::from_value(object).unwrap()).unwrap_err().to_string();
         assert!(error.contains("heddle-release") && error.contains("delete it"), "{error}");
+    }
+
+    fn binding(labels: &Value, annotations: &Value) -> Value {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": { "name": CONTROL_PLANE, "labels": labels, "annotations": annotations },
+            "subjects": [{ "namespace": "system" }],
+        })
+    }
+
+    async fn looked(found: Option<Value>) -> Installed {
+        let cluster = fake::cluster(move |request| match (&found, request.contains("clusterrolebindings")) {
+            (Some(binding), true) => (200, binding.clone()),
+            (Some(_) | None, _) => fake::absent(),
+        });
+        Installed::look(&cluster, "mesh").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_installed_it_is_found_by_what_there_is_once_in_a_cluster() {
+        let managed_by = |name: &str| json!({ MANAGED_BY: name });
+        assert_eq!(looked(None).await, Installed::Nothing);
+        let helm = binding(&managed_by("Helm"), &json!({ HELM_RELEASE: "r", HELM_NAMESPACE: "h" }));
+        assert_eq!(looked(Some(helm)).await, Installed::Helm { release: "r".to_owned(), namespace: "h".to_owned() });
+        let ours = binding(&managed_by("heddle"), &json!({}));
+        assert_eq!(looked(Some(ours)).await, Installed::Elsewhere { namespace: "system".to_owned() });
+        assert_eq!(looked(Some(binding(&json!({}), &json!({})))).await, Installed::Otherwise);
     }
 
     #[test]
