@@ -78,6 +78,7 @@ pub async fn run<F: Future<Output = ()> + 'static>(
     mut serve: impl FnMut(TcpStream, SocketAddr, Open) -> F,
 ) {
     let mut connections = JoinSet::new();
+    let listening = worker.drain.listening(direction);
     let ending = worker.drain.ending(direction);
     tokio::pin!(ending);
     loop {
@@ -96,6 +97,7 @@ pub async fn run<F: Future<Output = ()> + 'static>(
             take(&worker, accepted, direction, &mut connections, &mut serve).await;
         }
     }
+    drop(listening);
     while connections.join_next().await.is_some() {}
 }
 

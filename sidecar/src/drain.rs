@@ -99,7 +99,16 @@ pub struct Watch {
 pub struct Guard {
     shared: Arc<Shared>,
     live: Arc<Live>,
-    direction: Direction,
+    of: Of,
+}
+
+/// What a guard is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// An open connection.
+    Connection(Direction),
+    /// A listener: what the kernel has accepted for it is on its way to become a connection, and counts as one from the end on.
+    Listener(Direction),
 }
 
 /// Guards of one watch.
@@ -107,13 +116,17 @@ pub struct Guard {
 struct Live {
     inbound: AtomicUsize,
     outbound: AtomicUsize,
+    inbound_listeners: AtomicUsize,
+    outbound_listeners: AtomicUsize,
 }
 
 impl Live {
-    fn of(&self, direction: Direction) -> &AtomicUsize {
-        match direction {
-            Direction::Inbound => &self.inbound,
-            Direction::Outbound => &self.outbound,
+    fn of(&self, of: Of) -> &AtomicUsize {
+        match of {
+            Of::Connection(Direction::Inbound) => &self.inbound,
+            Of::Connection(Direction::Outbound) => &self.outbound,
+            Of::Listener(Direction::Inbound) => &self.inbound_listeners,
+            Of::Listener(Direction::Outbound) => &self.outbound_listeners,
         }
     }
 }
@@ -207,9 +220,9 @@ impl Drain {
             self.shared.advance(Phase::Draining);
         }
         let gone = async {
-            self.until_none(|| self.shared.live_of(Direction::Inbound)).await;
+            self.until_none(|| self.shared.left_of(Direction::Inbound)).await;
             self.shared.advance(Phase::Leaving);
-            self.idle().await;
+            self.until_none(|| self.shared.left_of(Direction::Inbound) + self.shared.left_of(Direction::Outbound)).await;
         };
         let outcome = match tokio::time::timeout(deadline, gone).await {
             Ok(()) => Drained::Idle,
@@ -219,13 +232,7 @@ impl Drain {
         outcome
     }
 
-    /// Waits until no guard is held. One waiter at a time: of two, only one would be woken.
-    ///
-    /// Cancel safe.
-    pub async fn idle(&self) {
-        self.until_none(|| self.live()).await;
-    }
-
+    /// One waiter at a time: of two, only one would be woken. Cancel safe.
     async fn until_none(&self, live: impl Fn() -> usize) {
         while live() > 0 {
             // A release between the count and this line has left a permit.
@@ -270,8 +277,18 @@ impl Watch {
     /// Holds the drain open until it is dropped. Taken once per connection, not per request.
     #[must_use]
     pub fn guard(&self, direction: Direction) -> Guard {
-        self.live.of(direction).fetch_add(1, Ordering::Relaxed);
-        Guard { shared: Arc::clone(&self.shared), live: Arc::clone(&self.live), direction }
+        self.hold(Of::Connection(direction))
+    }
+
+    /// Holds the drain's last phases back until a listener has passed on what the kernel accepted for it. It counts as no connection.
+    #[must_use]
+    pub fn listening(&self, direction: Direction) -> Guard {
+        self.hold(Of::Listener(direction))
+    }
+
+    fn hold(&self, of: Of) -> Guard {
+        self.live.of(of).fetch_add(1, Ordering::Relaxed);
+        Guard { shared: Arc::clone(&self.shared), live: Arc::clone(&self.live), of }
     }
 
     async fn reached(&self, phase: Phase) {
@@ -283,7 +300,7 @@ impl Watch {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.live.of(self.direction).fetch_sub(1, Ordering::Release) == 1 {
+        if self.live.of(self.of).fetch_sub(1, Ordering::Release) == 1 {
             self.shared.released.notify_one();
         }
     }
@@ -298,9 +315,19 @@ impl Shared {
         self.live_of(Direction::Inbound) + self.live_of(Direction::Outbound)
     }
 
+    /// Connections.
     fn live_of(&self, direction: Direction) -> usize {
+        self.count(Of::Connection(direction))
+    }
+
+    /// Connections, and listeners that may still bring some. The listeners first: one that is gone has passed its connections on.
+    fn left_of(&self, direction: Direction) -> usize {
+        self.count(Of::Listener(direction)) + self.count(Of::Connection(direction))
+    }
+
+    fn count(&self, of: Of) -> usize {
         let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        counters.iter().map(|live| live.of(direction).load(Ordering::Acquire)).sum()
+        counters.iter().map(|live| live.of(of).load(Ordering::Acquire)).sum()
     }
 
     /// Never goes back.
@@ -408,6 +435,22 @@ mod tests {
         assert_eq!(drain.run(LameDuck::For(LAME_DUCK), DEADLINE).await, Drained::Idle);
         assert_eq!(began.elapsed(), LAME_DUCK);
         assert_eq!(drain.phase(), Phase::Deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_listener_brings_at_the_last_moment_is_waited_for() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let listening = watch.listening(Inbound);
+        let owner = tokio::spawn(async move { drain.run(LameDuck::WhileUsed(LAME_DUCK), DEADLINE).await });
+        watch.draining().await;
+        assert!(tokio::time::timeout(LAME_DUCK, watch.ending(Outbound)).await.is_err(), "its queue is not looked through yet");
+        let last = watch.guard(Inbound);
+        drop(listening);
+        assert!(tokio::time::timeout(LAME_DUCK, watch.ending(Outbound)).await.is_err(), "it has brought one");
+        drop(last);
+        watch.ending(Outbound).await;
+        assert_eq!(owner.await.unwrap(), Drained::Idle);
     }
 
     #[tokio::test(start_paused = true)]

@@ -203,7 +203,8 @@ async fn a_dead_application_beside_a_living_sidecar_fails_nobody() {
         }
         let answer = get(&mut kept, "/").await;
         assert_eq!(answer.status(), 200, "request {n}: {}", answer.text());
-        assert_eq!(node.get("client").get(service).await.status(), 200, "request {n} on a new connection");
+        let answer = node.get("client").get(service).await;
+        assert_eq!(answer.status(), 200, "request {n} on a new connection: {}", answer.text());
     }
     assert!(first.is_none() && second.connections() > 0);
 }

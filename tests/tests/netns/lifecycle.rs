@@ -1,8 +1,8 @@
 //! The end of a pod: Kubernetes ends the sidecar when the application has ended.
 
 use crate::{STRICT, pair};
-use heddle_tests::{Condition, http1, wait};
 use heddle_tests::netns::{Families, Node, Spec, get};
+use heddle_tests::{Condition, http1, wait};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -52,7 +52,8 @@ async fn a_rolling_restart_fails_nobody() {
         }
         let answer = get(&mut kept, "/").await;
         assert_eq!(answer.status(), 200, "request {n}: {}", answer.text());
-        assert_eq!(node.get("client").get(service).await.status(), 200, "request {n} on a new connection");
+        let answer = node.get("client").get(service).await;
+        assert_eq!(answer.status(), 200, "request {n} on a new connection: {}", answer.text());
     }
     let status = node.get_mut("echo-1").sidecar().ended().await;
     assert!(status.success(), "{status}");
