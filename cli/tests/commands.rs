@@ -1,5 +1,7 @@
 //! The commands for clusters, as people start them where there is none: what they say, and how they end.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use std::process::{Command, Output};
 
 const HEDDLE: &str = env!("CARGO_BIN_EXE_heddle");

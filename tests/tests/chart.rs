@@ -1,5 +1,7 @@
 //! The chart by the real Helm and by `heddle install`: the same objects, the same refusals; and every object as the API's types have it.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 use heddle_control_plane::inject::InjectionConfig;
 use heddle_tests::process;
 use k8s_openapi::api::{
