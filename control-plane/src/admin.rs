@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
@@ -106,7 +105,7 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>, audience: Audience) -> Response<Full<Bytes>> {
+    fn answer<B>(&self, request: &Request<B>, audience: Audience) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
@@ -162,4 +161,24 @@ fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_outside_the_pod_sees_health_and_metrics_only() {
+        let admin = Admin::new(Arc::new(Metrics::new().unwrap()));
+        let status = |path: &str, audience| admin.answer(&Request::get(path).body(()).unwrap(), audience).status();
+        for (path, everybody, local) in [
+            ("/live", StatusCode::OK, StatusCode::OK),
+            ("/metrics", StatusCode::OK, StatusCode::OK),
+            ("/ready", StatusCode::SERVICE_UNAVAILABLE, StatusCode::SERVICE_UNAVAILABLE),
+            ("/status", StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE),
+            ("/other", StatusCode::NOT_FOUND, StatusCode::NOT_FOUND),
+        ] {
+            assert_eq!((status(path, Audience::Everybody), status(path, Audience::Local)), (everybody, local), "{path}");
+        }
+    }
 }

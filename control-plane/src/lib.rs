@@ -424,6 +424,9 @@ async fn signalled() {
 /// Sets up the log of this process; where there is one already, that one stays.
 fn log_to_stderr(log: &config::Log) {
     let config::Log { filter, json } = log;
+    // The client of the API server logs each failed attempt, which those who ask say once, and quotes answers that it cannot read, among
+    // which may be a Secret. A directive for it in the filter wins.
+    let filter = format!("kube_client=off,{filter}");
     let builder = tracing_subscriber::fmt().with_env_filter(filter.as_str()).with_writer(std::io::stderr);
     let _ = if *json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
 }

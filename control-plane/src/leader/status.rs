@@ -8,7 +8,7 @@ use super::{Leadership, WRITE_TIMEOUT};
 use crate::cluster::{self, ApiError, Patience, bounded};
 use crate::events::{Event, Recorder, Regarding, timestamp};
 use crate::metrics::Metrics;
-use crate::serve::force::{Count, Counts, ObjectName};
+use crate::serve::force::{Count, ObjectName};
 use crate::serve::{Sidecars, View};
 use crate::snapshot::ObjectKey;
 use crate::status::{ObjectStatus, write};
@@ -120,8 +120,7 @@ impl<'a> Writer<'a> {
         self.tell_problems(&view);
         let own = self.sources.sidecars.counts(&view);
         let others = self.sources.replicas.counts(&view).await;
-        let others = others.iter().filter(|counts| counts.replica != own.replica);
-        let wanted = wanted(&view, &Counts::sum(others.chain([&own])));
+        let wanted = wanted(&view, &own.with(&others));
         self.written.retain(|name, _| wanted.contains_key(name));
         for (name, wanted) in wanted {
             if !self.is_due(&name, &wanted) {

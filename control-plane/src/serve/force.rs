@@ -5,7 +5,7 @@
 
 use crate::resolve::MESH_CONFIG_NAME;
 use crate::serve::view::{Outbound, View};
-use crate::snapshot::ObjectKey;
+use crate::snapshot::{ObjectKey, Snapshot};
 use heddle_model::{Target, proto};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,19 +65,51 @@ pub struct Counts {
     /// Which replica: random, so that one that asks itself notices.
     pub replica: u64,
     /// Objects that no sidecar uses are not in it.
-    pub objects: Vec<(ObjectName, Count)>,
+    pub objects: Vec<Counted>,
+}
+
+/// The count of one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Which object.
+    pub name: ObjectName,
+    /// The generation that the replica has seen; `None` where none is counted, as in files.
+    pub generation: Option<i64>,
+    /// In how many of the replica's sidecars.
+    pub count: Count,
 }
 
 impl Counts {
-    /// Sums up.
+    /// Adds what other replicas count. What they say of another generation than this replica has seen is nowhere in force yet.
     #[must_use]
-    pub fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> BTreeMap<ObjectName, Count> {
-        let mut sum: BTreeMap<ObjectName, Count> = BTreeMap::new();
-        for (name, count) in all.into_iter().flat_map(|counts| &counts.objects) {
-            sum.entry(name.clone()).or_default().add(*count);
+    pub fn with(self, others: &[Self]) -> BTreeMap<ObjectName, Count> {
+        let Self { replica, objects } = self;
+        let seen: HashMap<_, _> = objects.iter().map(|counted| (counted.name.clone(), counted.generation)).collect();
+        let mut sum: BTreeMap<_, _> = objects.into_iter().map(|counted| (counted.name, counted.count)).collect();
+        for Counted { name, generation, count } in others.iter().filter(|other| other.replica != replica).flat_map(|other| &other.objects) {
+            let is_same = seen.get(name).is_none_or(|seen| seen == generation);
+            let in_force = if is_same { count.in_force } else { 0 };
+            sum.entry(name.clone()).or_default().add(Count { in_force, ..*count });
         }
         sum
     }
+}
+
+/// The generation of an object, as a snapshot has it.
+fn generation(snapshot: &Snapshot, name: &ObjectName) -> Option<i64> {
+    let ObjectName { kind, namespace, name } = name;
+    let key = ObjectKey::new(namespace, name);
+    let metadata = match kind.as_str() {
+        "HTTPRoute" => &snapshot.http_routes.get(&key)?.metadata,
+        "GRPCRoute" => &snapshot.grpc_routes.get(&key)?.metadata,
+        "TCPRoute" => &snapshot.tcp_routes.get(&key)?.metadata,
+        "TLSRoute" => &snapshot.tls_routes.get(&key)?.metadata,
+        "TrafficPolicy" => &snapshot.traffic_policies.get(&key)?.metadata,
+        "AuthenticationPolicy" => &snapshot.authentication_policies.get(&key)?.metadata,
+        "MeshConfig" => &snapshot.mesh_configs.get(&key)?.metadata,
+        _ => return None,
+    };
+    metadata.generation
 }
 
 /// What a connected sidecar has said.
@@ -92,7 +124,7 @@ pub(crate) struct Said {
 }
 
 /// Counts. Answers that several sidecars share are looked through once.
-pub(crate) fn count(view: &View, sidecars: &[Said]) -> Vec<(ObjectName, Count)> {
+pub(crate) fn count(view: &View, sidecars: &[Said]) -> Vec<Counted> {
     let mut sources: HashMap<usize, (Arc<Outbound>, BTreeSet<ObjectName>)> = HashMap::new();
     let mut counts: BTreeMap<ObjectName, Count> = BTreeMap::new();
     for Said { namespace, workload, targets, has_settings } in sidecars {
@@ -120,7 +152,8 @@ pub(crate) fn count(view: &View, sidecars: &[Said]) -> Vec<(ObjectName, Count)> 
             counts.entry(name).or_default().add(Count { sidecars: 1, in_force: usize::from(in_force) });
         }
     }
-    counts.into_iter().collect()
+    let counted = |(name, count)| Counted { generation: generation(view.snapshot(), &name), name, count };
+    counts.into_iter().map(counted).collect()
 }
 
 /// The routes that an answer was made from, and the policies of the Services in it.
@@ -190,7 +223,7 @@ spec: {targetRefs: [{group: '', kind: Namespace, name: default}], mtls: {mode: S
     #[track_caller]
     fn check(view: &View, sidecars: &[Said], expected: &[(&str, usize, usize)]) {
         let counted = count(view, sidecars);
-        let counted: Vec<_> = counted.iter().map(|(name, count)| (name.to_string(), count.in_force, count.sidecars)).collect();
+        let counted: Vec<_> = counted.iter().map(|c| (c.name.to_string(), c.count.in_force, c.count.sidecars)).collect();
         let expected: Vec<_> = expected.iter().map(|(name, k, n)| ((*name).to_owned(), *k, *n)).collect();
         assert_eq!(counted, expected);
     }
@@ -222,12 +255,18 @@ spec: {targetRefs: [{group: '', kind: Namespace, name: default}], mtls: {mode: S
     }
 
     #[test]
-    fn counts_of_replicas_are_summed() {
+    fn counts_of_replicas_are_summed_where_they_have_seen_the_same() {
         let name = ObjectName { kind: "HTTPRoute".to_owned(), namespace: "a".to_owned(), name: "b".to_owned() };
-        let of = |replica, sidecars, in_force| Counts { replica, objects: vec![(name.clone(), Count { sidecars, in_force })] };
-        let sum = Counts::sum([&of(1, 2, 2), &of(2, 3, 1), &Counts::default()]);
-        assert_eq!(sum[&name], Count { sidecars: 5, in_force: 3 });
-        let json = serde_json::to_string(&of(1, 2, 2)).unwrap();
-        assert_eq!(serde_json::from_str::<Counts>(&json).unwrap(), of(1, 2, 2));
+        let of = |replica, generation, sidecars, in_force| {
+            let counted = Counted { name: name.clone(), generation: Some(generation), count: Count { sidecars, in_force } };
+            Counts { replica, objects: vec![counted] }
+        };
+        let sum = |own: Counts, others: &[Counts]| own.with(others)[&name];
+        assert_eq!(sum(of(1, 5, 2, 2), &[of(2, 5, 3, 1), Counts::default()]), Count { sidecars: 5, in_force: 3 });
+        assert_eq!(sum(of(1, 5, 2, 2), &[of(2, 4, 3, 3)]), Count { sidecars: 5, in_force: 2 }, "the other has not seen the edit");
+        assert_eq!(sum(of(1, 5, 2, 2), &[of(1, 5, 2, 2)]), Count { sidecars: 2, in_force: 2 }, "it has asked itself");
+        assert_eq!(sum(Counts::default(), &[of(2, 4, 3, 3)]), Count { sidecars: 3, in_force: 3 });
+        let json = serde_json::to_string(&of(1, 5, 2, 2)).unwrap();
+        assert_eq!(serde_json::from_str::<Counts>(&json).unwrap(), of(1, 5, 2, 2));
     }
 }

@@ -6,6 +6,7 @@ use heddle_identity::tls::{bootstrap_client, session_name};
 use heddle_identity::{Certificate, TlsContext, csr};
 use heddle_model::{Target, proto};
 use http::uri::PathAndQuery;
+use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use proto::control_message::Message;
 use proto::sidecar_message::Message as Say;
@@ -17,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::client::Grpc;
+use tonic::client::{Grpc, GrpcService as _};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 pub(crate) async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Channel, tonic::transport::Error> {
@@ -49,6 +50,16 @@ pub(crate) async fn certify(channel: Channel, request: proto::CertifyRequest) ->
     grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
     let path = PathAndQuery::from_static("/heddle.v1.Certificates/Certify");
     grpc.unary(Request::new(request), path, ProstCodec::default()).await.map(tonic::Response::into_inner)
+}
+
+/// Asks for the counts of a replica: why not, or the answer.
+pub(crate) async fn counts(mut channel: Channel) -> (Option<Code>, String) {
+    let request = http::Request::get("http://control-plane/heddle/in-force").body(tonic::body::Body::empty()).unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let response = channel.call(request).await.unwrap();
+    let refused = Status::from_header_map(response.headers()).map(|status| status.code());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (refused, String::from_utf8(body.to_vec()).unwrap())
 }
 
 /// Gets a certificate for the client by its token, and connects with it.

@@ -6,6 +6,7 @@ mod command;
 mod plane;
 
 use client::{Sidecar, bootstrap, certify, connect, request};
+use heddle_control_plane::serve::force::Counts;
 use heddle_control_plane::{ControlPlane, RunError};
 use heddle_identity::{CertificateAuthority, TlsContext, csr, unix_now};
 use heddle_model::{Target, proto};
@@ -150,6 +151,24 @@ async fn who_cannot_prove_the_workload_is_refused() {
     for line in ["{reason=\"unknown_token\"} 1", "{reason=\"no_proof\"} 1", "{reason=\"request\"} 2"] {
         assert!(metrics.contains(&format!("heddle_control_plane_certificates_refused_total{line}")), "{line} is not in\n{metrics}");
     }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn counts_are_told_to_replicas_and_to_no_sidecar() {
+    let plane = Plane::start(&manifest("{}")).await;
+    let mut sidecar = Sidecar::join(&plane, "client-1").await;
+    sidecar.subscribe(&web()).await;
+    sidecar.next_outbound().await;
+    let (refused, _) = client::counts(client::join(&plane).await.0).await;
+    assert_eq!(refused, Some(Code::PermissionDenied));
+    let (refused, _) = client::counts(connect(plane.address(), bootstrap(&plane)).await.unwrap()).await;
+    assert_eq!(refused, Some(Code::PermissionDenied));
+    let (refused, body) = client::counts(connect(plane.address(), plane.replica()).await.unwrap()).await;
+    assert_eq!(refused, None);
+    let counts: Counts = serde_json::from_str(&body).unwrap();
+    assert_eq!(counts.objects[0].name.to_string(), "MeshConfig/default");
+    assert_eq!(counts.objects[0].count.sidecars, 1);
     plane.stop().await;
 }
 

@@ -4,16 +4,18 @@ use bytes::Bytes;
 use heddle_control_plane::admin::StatusPage;
 use heddle_control_plane::config::{Local, Mode};
 use heddle_control_plane::{Config, ControlPlane, RunError};
-use heddle_identity::{SpiffeId, TrustBundle};
+use heddle_identity::{CertificateAuthority, SpiffeId, TlsContext, TrustBundle, csr, unix_now};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::ClientConfig;
 
 /// What the client's token is.
 pub(crate) const TOKEN: &str = "client-token";
@@ -167,6 +169,15 @@ impl Plane {
     pub(crate) fn roots(&self) -> TrustBundle {
         let pem = std::fs::read(self.stopped.folder.join("state/ca/root.pem")).unwrap();
         TrustBundle::from_pem(&"cluster.local".parse().unwrap(), &pem).unwrap()
+    }
+
+    /// How another replica connects.
+    pub(crate) fn replica(&self) -> Arc<ClientConfig> {
+        let domain = "cluster.local".parse().unwrap();
+        let authority = CertificateAuthority::load(&self.stopped.folder.join("state/ca"), &domain).unwrap();
+        let (key, request) = csr(&control_plane()).unwrap();
+        let certificate = authority.sign(&request, &control_plane(), super::LONG, unix_now()).unwrap();
+        TlsContext::new(&key, certificate, &self.roots()).unwrap().control_plane_client(&control_plane())
     }
 
     /// Writes a manifest, as an editor does: by a rename.
