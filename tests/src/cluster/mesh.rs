@@ -5,6 +5,7 @@ use super::report::seconds;
 use super::{PATIENCE, World, say, script};
 use crate::metrics::Metrics;
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -27,6 +28,9 @@ impl World {
     /// # Panics
     /// When that fails.
     pub async fn install(&self) {
+        if self.installed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         if self.api.find(DEPLOYMENT).await.is_some() {
             say("the chart is installed already");
             self.rolled_out(DEPLOYMENT).await;

@@ -31,7 +31,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    fn of(object: Value) -> Self {
+    /// Of an object of the API.
+    pub fn of(object: Value) -> Self {
         let field = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &object["metadata"];
         Self { namespace: field(&metadata["namespace"]), name: field(&metadata["name"]), ip: field(&object["status"]["podIP"]), object }

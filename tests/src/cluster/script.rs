@@ -27,15 +27,18 @@ pub async fn cluster(program: &str, args: &[&str]) -> String {
 /// # Errors
 /// What the program said when it did not end well.
 pub async fn try_cluster(program: &str, args: &[&str]) -> Result<String, String> {
-    try_run(&repository().join("tests/cluster").join(program), args, None).await
+    try_run(repository().join("tests/cluster").join(program), args, None).await
 }
 
-/// `kubectl` with a manifest on its standard input.
+/// `kubectl apply` of a manifest; what it has printed, warnings too.
 ///
 /// # Errors
-/// What kubectl said.
-pub async fn kubectl(args: &[&str], input: &str) -> Result<String, String> {
-    try_run(&repository().join("tests/cluster/kubectl"), args, Some(input)).await
+/// What kubectl said when it was refused.
+pub async fn apply(manifest: &str) -> Result<String, String> {
+    let kubectl = repository().join("tests/cluster/kubectl");
+    let Output { status, stdout, stderr } = run(kubectl.as_ref(), &["apply", "-f", "-"], Some(manifest)).await?;
+    let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    if status.success() { Ok(text) } else { Err(text) }
 }
 
 /// Builds the images and takes them into the cluster.

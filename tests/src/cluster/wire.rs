@@ -28,7 +28,7 @@ pub struct Capture {
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
-/// One direction of a connection: the ends, and the bytes in the order of their arrival (a repeated segment is there twice).
+/// One direction of a connection: its ends.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
     /// The sender.
@@ -72,7 +72,7 @@ impl Capture {
         Self { _tcpdump: child, seen }
     }
 
-    /// What was sent so far in each direction of each connection.
+    /// What was sent so far in each direction of each connection, in the order of the sender's bytes.
     ///
     /// # Panics
     /// Never, unless the reader did.
@@ -81,23 +81,45 @@ impl Capture {
     }
 }
 
+/// A segment's place in its direction, and its payload.
+type Segment<'a> = (u32, &'a [u8]);
+
 /// Reads a capture of Ethernet; what is not TCP over IPv4 is left out, and so is a last packet that is cut.
+///
+/// Packets may be captured in another order than they were sent in (each processor notes its own), and be sent twice: the sequence
+/// numbers tell.
 fn flows(capture: &[u8]) -> BTreeMap<Flow, Vec<u8>> {
-    let mut flows: BTreeMap<Flow, Vec<u8>> = BTreeMap::new();
+    let mut segments: BTreeMap<Flow, Vec<Segment<'_>>> = BTreeMap::new();
     let mut rest = capture.get(HEADER..).unwrap_or_default();
     while let Some(length) = rest.get(8..12).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) {
         let end = RECORD + usize::try_from(length).unwrap_or(usize::MAX);
         let Some(packet) = rest.get(RECORD..end) else { break };
-        if let Some((flow, payload)) = segment(packet) {
-            flows.entry(flow).or_default().extend_from_slice(payload);
+        if let Some((flow, segment)) = segment(packet) {
+            segments.entry(flow).or_default().push(segment);
         }
         rest = &rest[end..];
     }
-    flows
+    segments.into_iter().map(|(flow, segments)| (flow, in_order(segments))).collect()
+}
+
+/// The payloads in the order of their sequence numbers, each byte once.
+fn in_order(mut segments: Vec<Segment<'_>>) -> Vec<u8> {
+    let Some(&(origin, _)) = segments.first() else { return Vec::new() };
+    // Far less than 2 GiB is captured: differences are small, and negative for what was captured late.
+    let place = |sequence: u32| i64::from(sequence.wrapping_sub(origin).cast_signed());
+    segments.sort_by_key(|(sequence, _)| place(*sequence));
+    let (mut bytes, mut end) = (Vec::new(), i64::MIN);
+    for (sequence, payload) in segments {
+        let (start, length) = (place(sequence), i64::try_from(payload.len()).unwrap_or(i64::MAX));
+        let known = usize::try_from((end.max(start) - start).min(length)).unwrap_or_default();
+        bytes.extend_from_slice(&payload[known..]);
+        end = end.max(start + length);
+    }
+    bytes
 }
 
 /// A packet's ends and payload.
-fn segment(packet: &[u8]) -> Option<(Flow, &[u8])> {
+fn segment(packet: &[u8]) -> Option<(Flow, Segment<'_>)> {
     let ip = packet.get(LINK..)?;
     if packet.get(12..14)? != [0x08, 0x00] || ip.get(9)? != &6 {
         return None;
@@ -107,8 +129,12 @@ fn segment(packet: &[u8]) -> Option<(Flow, &[u8])> {
     let tcp = ip.get(header..total)?;
     let address = |at: usize| Some(IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?)));
     let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
+    let sequence = u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?);
     let payload = tcp.get(usize::from(tcp.get(12)? >> 4) * 4..)?;
-    Some((Flow { from: (address(12)?, port(0)?), to: (address(16)?, port(2)?) }, payload))
+    if payload.is_empty() {
+        return None;
+    }
+    Some((Flow { from: (address(12)?, port(0)?), to: (address(16)?, port(2)?) }, (sequence, payload)))
 }
 
 /// Whether bytes begin with a TLS record of a handshake (RFC 8446 §5.1).
@@ -124,6 +150,14 @@ pub fn contains(bytes: &[u8], needle: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sequence_numbers_put_payloads_in_order_and_drop_repetitions() {
+        let late: u32 = 2;
+        let segments: Vec<Segment<'_>> = vec![(late, b"cd"), (late.wrapping_sub(4), b"wxyz"), (late, b"cd"), (late + 1, b"de")];
+        assert_eq!(in_order(segments), b"wxyzcde");
+        assert_eq!(in_order(Vec::new()), b"");
+    }
 
     #[test]
     fn payloads_are_found_by_their_flow() {

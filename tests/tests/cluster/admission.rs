@@ -1,10 +1,10 @@
 //! Admission: every kind of workload gets its sidecar; what cannot work is refused with a sentence, all mistakes at once.
 
-use heddle_tests::cluster::World;
 use heddle_tests::cluster::api::{Refusal, path};
-use heddle_tests::cluster::mesh::NAMESPACE;
+use heddle_tests::cluster::mesh::{NAMESPACE, conditions};
 use heddle_tests::cluster::pod::Pod;
 use heddle_tests::cluster::workload::{ALL_PORTS, IMAGE, Workload, service, split};
+use heddle_tests::cluster::{World, script};
 use serde_json::{Value, json};
 
 /// An init container of the sidecar's pod, by name.
@@ -99,14 +99,18 @@ pub async fn refusals_are_sentences(world: &World) {
         .await;
 }
 
-/// What the resolver could not honour is refused when it is written, with the field; Gateways' routes are nobody's business here.
+/// A manifest that is refused, with all of these words.
+async fn assert_invalid(what: &str, manifest: &Value, words: &[&str]) {
+    let refusal = script::apply(&manifest.to_string()).await.err().unwrap_or_else(|| panic!("{what} is accepted"));
+    let missing: Vec<_> = words.iter().filter(|word| !refusal.contains(**word)).collect();
+    assert!(missing.is_empty(), "the refusal of {what} lacks {missing:?}: {refusal}");
+}
+
+/// What can never work is refused when it is written, with every field; what Gateway API has a condition for is a warning, and the
+/// condition; Gateways' routes are nobody's business here.
 pub async fn routes_and_policies_are_validated(world: &World) {
     let namespace = world.namespace("validated", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
-    let mut route = split(&namespace, "HTTPRoute", "wrong", ("server", 80), &[("server", 1)]);
-    // Valid by the schema, and no regular expression.
-    route["spec"]["rules"][0]["matches"] = json!([{"path": {"type": "RegularExpression", "value": "/(unclosed"}}]);
-    assert_refused("a wrong route", world.api.create(&route).await, &["spec.rules[0].matches[0].path"]);
     let policy = json!({
         "apiVersion": "heddle.dev/v1alpha1",
         "kind": "TrafficPolicy",
@@ -116,12 +120,35 @@ pub async fn routes_and_policies_are_validated(world: &World) {
             "retry": {"attempts": 2, "backoff": {"base": "1s", "max": "10ms"}},
         },
     });
-    assert_refused("a wrong policy", world.api.create(&policy).await, &["spec.targetRefs[0]", "spec.retry"]);
+    assert_invalid("a wrong policy", &policy, &["validate.heddle.dev", "spec.targetRefs[0].kind", "spec.retry.backoff.base"]).await;
+    let config = json!({
+        "apiVersion": "heddle.dev/v1alpha1",
+        "kind": "MeshConfig",
+        "metadata": {"name": "default"},
+        "spec": {"certificateLifetime": "1ms"},
+    });
+    assert_invalid("a wrong MeshConfig", &config, &["validate.heddle.dev", "spec.certificateLifetime"]).await;
+
+    let mut route = split(&namespace, "HTTPRoute", "wrong", ("server", 80), &[("server", 1)]);
+    // Valid by the schema, and no regular expression.
+    route["spec"]["rules"][0]["matches"] = json!([{"path": {"type": "RegularExpression", "value": "/(unclosed"}}]);
     let mut gateways = route.clone();
+    let said = script::apply(&route.to_string()).await.unwrap_or_else(|refusal| panic!("Gateway API has a condition for it: {refusal}"));
+    assert!(said.contains("Warning:") && said.contains("/(unclosed"), "{said}");
+    let path_of_wrong = path("gateway.networking.k8s.io/v1", "HTTPRoute", Some(&namespace), "wrong");
+    world
+        .until("the route's condition", async || {
+            let all = conditions(&world.api.get(&path_of_wrong).await);
+            let found = all.iter().any(|c| c["type"] == "Accepted" && c["status"] == "False" && c["reason"] == "UnsupportedValue");
+            if found { Ok(()) } else { Err(json!(all).to_string()) }
+        })
+        .await;
     gateways["metadata"]["name"] = "gateways".into();
     gateways["spec"]["parentRefs"] = json!([{"name": "some-gateway"}]);
-    world.api.create(&gateways).await.unwrap_or_else(|e| panic!("a Gateway's route is refused: {e:?}"));
+    let said = script::apply(&gateways.to_string()).await.unwrap_or_else(|refusal| panic!("a Gateway's route is refused: {refusal}"));
+    assert!(!said.contains("Warning"), "a Gateway's route is commented on: {said}");
     let fine = split(&namespace, "HTTPRoute", "fine", ("server", 80), &[("server", 1)]);
-    world.api.create(&fine).await.unwrap_or_else(|e| panic!("a good route is refused: {e:?}"));
+    let said = script::apply(&fine.to_string()).await.unwrap_or_else(|refusal| panic!("a good route is refused: {refusal}"));
+    assert!(!said.contains("Warning"), "{said}");
     world.accepted(&path("gateway.networking.k8s.io/v1", "HTTPRoute", Some(&namespace), "fine")).await;
 }

@@ -162,10 +162,15 @@ pub async fn nothing_in_the_clear_between_pods(world: &World) {
     let capture = Capture::start().await;
     let marker = format!("secret-marker-{}", fastrand::u64(..));
     let mut clients = Vec::new();
-    for namespace in [&meshed, &outside] {
+    for (namespace, is_meshed) in [(&meshed, true), (&outside, false)] {
         let urls = ["http", "h2c"].map(|kind| format!("{kind}://server:{}/{marker}", if kind == "http" { 80 } else { 81 }));
         let args = [urls[0].as_str(), &urls[1], "grpc://server:82", "--busy", "1", "--idle", "0"];
-        clients.push(Load::start(world, namespace, "client", &args).await.pod);
+        let load = if is_meshed {
+            Load::start(world, namespace, "client", &args).await
+        } else {
+            Load::start_outside(world, namespace, "client", &args).await
+        };
+        clients.push(load.pod);
     }
     // The client outside the mesh began last; once its packets are seen, so are the others'.
     world
