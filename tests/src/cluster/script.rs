@@ -27,7 +27,7 @@ pub async fn cluster(program: &str, args: &[&str]) -> String {
 /// # Errors
 /// What the program said when it did not end well.
 pub async fn try_cluster(program: &str, args: &[&str]) -> Result<String, String> {
-    try_run(repository().join("tests/cluster").join(program), args, None).await
+    try_run(repository().join("tests/cluster").join(program), args).await
 }
 
 /// `kubectl apply` of a manifest; what it has printed, warnings too.
@@ -47,7 +47,7 @@ pub async fn apply(manifest: &str) -> Result<String, String> {
 /// When that fails.
 pub async fn images() {
     let program = repository().join("tests/apps/images");
-    try_run(&program, &[], None).await.unwrap_or_else(|reason| panic!("tests/apps/images: {reason}"));
+    try_run(&program, &[]).await.unwrap_or_else(|reason| panic!("tests/apps/images: {reason}"));
 }
 
 /// Builds images of the mesh that speak the next version of the protocol between the planes, and takes them in under this tag.
@@ -56,15 +56,15 @@ pub async fn images() {
 /// When that fails.
 pub async fn next_images(tag: &str) {
     let program = repository().join("tests/apps/images");
-    try_run(&program, &["--next", tag], None).await.unwrap_or_else(|reason| panic!("tests/apps/images --next: {reason}"));
+    try_run(&program, &["--next", tag]).await.unwrap_or_else(|reason| panic!("tests/apps/images --next: {reason}"));
 }
 
 /// Runs any program, and gives what it has printed.
 ///
 /// # Errors
 /// What it said when it did not end well.
-pub async fn try_run(program: impl AsRef<OsStr>, args: &[&str], input: Option<&str>) -> Result<String, String> {
-    let Output { status, stdout, stderr } = run(program.as_ref(), args, input).await?;
+pub async fn try_run(program: impl AsRef<OsStr>, args: &[&str]) -> Result<String, String> {
+    let Output { status, stdout, stderr } = run(program.as_ref(), args, None).await?;
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     if status.success() {
         return Ok(stdout);
