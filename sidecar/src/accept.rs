@@ -47,9 +47,18 @@ fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 
 /// Opens a listener that others of this process may open as well.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    open(address, true)
+}
+
+/// Opens a listener that nobody else has.
+pub fn listen_alone(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    open(address, false)
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     bind(&socket, address)?;
     socket.listen(BACKLOG)?;

@@ -141,13 +141,8 @@ struct Pages {
 
 impl Pages {
     fn open(config: &Config) -> Result<Self, RunError> {
-        let open = |address: SocketAddr, what| {
-            let failed = |source| RunError::Listen { address, what, source };
-            if accept::is_taken(address) {
-                return Err(failed(io::ErrorKind::AddrInUse.into()));
-            }
-            accept::listen(address).map_err(failed)
-        };
+        // One thread each: an address that is taken is an error by itself, and whoever asks already is not reset by a trial.
+        let open = |address, what| accept::listen_alone(address).map_err(|source| RunError::Listen { address, what, source });
         let health = config.pod.health.map(|address| open(accept::of_both_families(address), "HEDDLE_HEALTH"));
         Ok(Self { admin: open(config.admin, "HEDDLE_ADMIN")?, health: health.transpose()? })
     }
