@@ -232,6 +232,14 @@ pub async fn get(wire: &mut Wire, path: &str) -> Message {
     http1::exchange(wire, format!("GET {path} HTTP/1.1\r\nHost: echo\r\n\r\n")).await
 }
 
+/// A Service that selects by the label `app`, which is its name.
+#[derive(Debug)]
+struct Service {
+    name: String,
+    target_port: u16,
+    protocol: Option<String>,
+}
+
 /// A node with pods and a control plane; all of it is gone when it is dropped.
 #[derive(Debug)]
 pub struct Node {
@@ -241,7 +249,7 @@ pub struct Node {
     /// The network of the node, where kubelet and control plane are.
     pub namespace: Namespace,
     families: Families,
-    services: Vec<(String, u16, u16, Option<String>, Vec<IpAddr>)>,
+    services: Vec<Service>,
     tokens: BTreeMap<String, serde_json::Value>,
     next: u8,
     scratch: Scratch,
@@ -303,7 +311,7 @@ impl Node {
         let number = u8::try_from(self.services.len() + 1).expect("a few Services");
         let ips = self.families.cluster_ips(number);
         self.write(&format!("service-{name}"), &objects::service(name, port, target_port, protocol, &ips).to_string());
-        self.services.push((name.to_owned(), port, target_port, protocol.map(str::to_owned), ips.clone()));
+        self.services.push(Service { name: name.to_owned(), target_port, protocol: protocol.map(str::to_owned) });
         SocketAddr::new(ips[0], port)
     }
 
@@ -437,10 +445,8 @@ impl Node {
 
     fn set_condition_of(&self, spec: &Spec, ips: &[IpAddr], condition: Condition) {
         let mut objects = vec![objects::pod(spec, ips)];
-        for (service, _, target_port, protocol, _) in &self.services {
-            if spec.labels.get("app") == Some(service) {
-                objects.extend(ips.iter().map(|ip| objects::slice(spec, *ip, service, *target_port, protocol.as_deref(), condition)));
-            }
+        for service in self.services.iter().filter(|service| spec.labels.get("app") == Some(&service.name)) {
+            objects.extend(ips.iter().map(|ip| objects::slice(spec, *ip, service, condition)));
         }
         let text: String = objects.iter().map(|object| format!("---\n{object:#}\n")).collect();
         self.write(&format!("pod-{}", spec.name), if condition == Condition::Gone { "" } else { &text });

@@ -1,6 +1,6 @@
 //! The objects that Kubernetes would have made for a pod with addresses of its own.
 
-use super::Spec;
+use super::{Service, Spec};
 use crate::Condition;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -30,8 +30,9 @@ pub(super) fn pod(spec: &Spec, ips: &[IpAddr]) -> Value {
     })
 }
 
-pub(super) fn slice(spec: &Spec, ip: IpAddr, service: &str, port: u16, protocol: Option<&str>, condition: Condition) -> Value {
-    let mut entry = json!({"name": "main", "port": port, "protocol": "TCP"});
+pub(super) fn slice(spec: &Spec, ip: IpAddr, service: &Service, condition: Condition) -> Value {
+    let Service { name: service, target_port, protocol } = service;
+    let mut entry = json!({"name": "main", "port": target_port, "protocol": "TCP"});
     if let Some(protocol) = protocol {
         entry["appProtocol"] = json!(protocol);
     }
