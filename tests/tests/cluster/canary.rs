@@ -184,8 +184,10 @@ pub async fn nothing_in_the_clear_between_pods(world: &World) {
     let between: Vec<_> = flows.iter().filter(|(flow, bytes)| is_between(flow, &clients[0], &servers[0]) && !bytes.is_empty()).collect();
     let to_server = between.iter().filter(|(flow, _)| flow.to.1 == HTTP).count();
     assert!(to_server >= 3, "three protocols make at least three connections: {:?}", flows.keys());
+    let look = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+    let all: Vec<_> = between.iter().map(|(flow, bytes)| format!("{flow:?}: {} bytes, {:?}", bytes.len(), look(bytes))).collect();
     for (flow, bytes) in &between {
-        assert!(begins_with_tls(bytes), "{flow:?} is no TLS: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
+        assert!(begins_with_tls(bytes), "{flow:?} does not begin as TLS does; all of them:\n{}", all.join("\n"));
         assert!(!contains(bytes, &marker), "{flow:?} has the marker in the clear");
     }
     let bytes: usize = between.iter().map(|(_, bytes)| bytes.len()).sum();
