@@ -127,6 +127,10 @@ async fn findings(cluster: &Cluster, options: &Check) -> Vec<Finding> {
         return findings;
     }
     findings.extend(control_plane::serving(cluster, namespace).await);
+    if control_plane::is_absent(cluster, namespace).await {
+        // Everything else would only say the same again.
+        return findings;
+    }
     findings.extend(control_plane::webhooks(cluster, namespace).await);
     findings.push(control_plane::injection(cluster).await);
     findings.extend(authority::certificates(cluster, namespace).await);

@@ -50,6 +50,17 @@ pub(super) async fn serving(cluster: &Cluster, namespace: &str) -> Vec<Finding> 
     vec![replicas_of(&deployment, namespace), versions(&pods)]
 }
 
+/// Whether there is neither a control plane nor a webhook that waits for one.
+pub(super) async fn is_absent(cluster: &Cluster, namespace: &str) -> bool {
+    for (kind, name) in [("Deployment", CONTROL_PLANE), ("MutatingWebhookConfiguration", "heddle-injector")] {
+        let Some(kind) = kinds::named(kind) else { return false };
+        if !matches!(cluster.get(kind, namespace, name).await, Ok(None)) {
+            return false;
+        }
+    }
+    true
+}
+
 fn replicas_of(deployment: &DynamicObject, namespace: &str) -> Finding {
     const NAME: &str = "control plane";
     let wanted = deployment.data.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
@@ -210,6 +221,7 @@ pub(super) async fn trust_roots(cluster: &Cluster) -> Vec<u8> {
 mod tests {
     use super::super::Level;
     use super::*;
+    use crate::cluster::fake;
 
     fn deployment(wanted: i64, available: i64) -> DynamicObject {
         serde_json::from_value(json!({
@@ -217,6 +229,15 @@ mod tests {
             "status": { "updatedReplicas": wanted, "availableReplicas": available, "replicas": wanted },
         }))
         .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_webhook_that_was_left_behind_is_looked_at_without_a_control_plane() {
+        assert!(is_absent(&fake::cluster(|_| fake::absent()), "n").await);
+        let left = fake::cluster(|request| {
+            if request.ends_with("/heddle-injector") { (200, json!({ "metadata": { "name": "heddle-injector" } })) } else { fake::absent() }
+        });
+        assert!(!is_absent(&left, "n").await);
     }
 
     #[test]

@@ -33,8 +33,8 @@ async fn check(args: &[&str]) -> (bool, String) {
     let text = match heddle(&all).await {
         Ok(text) | Err(text) => text,
     };
-    let report: Value =
-        serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap_or(&text)).unwrap_or_else(|_| panic!("{text}"));
+    let json = &text[text.find('{').unwrap_or_default()..];
+    let report: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {text}"));
     (report["ok"] == true, report["findings"].to_string())
 }
 
