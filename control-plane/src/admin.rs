@@ -3,7 +3,7 @@
 //! They are served twice: all of them on a loopback address, and those that tell nothing of the configuration to everybody who reaches the
 //! pod, for the kubelet and Prometheus.
 
-use crate::ca::{Chain, NAMESPACE};
+use crate::ca::Chain;
 use crate::metrics::Metrics;
 use crate::naked::{Naked, naked};
 use crate::serve::{SidecarStatus, Sidecars, View};
@@ -52,6 +52,7 @@ pub struct StatusPage {
 /// What the endpoints tell about.
 #[derive(Debug, Clone)]
 pub struct Admin {
+    namespace: Arc<str>,
     metrics: Arc<Metrics>,
     served: Arc<OnceLock<Served>>,
     leaving: Arc<AtomicBool>,
@@ -74,9 +75,9 @@ struct Served {
 }
 
 impl Admin {
-    /// Alive and not ready.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, served: Arc::default(), leaving: Arc::default() }
+    /// Alive and not ready; `namespace` is the control plane's own.
+    pub fn new(namespace: &str, metrics: Arc<Metrics>) -> Self {
+        Self { namespace: namespace.into(), metrics, served: Arc::default(), leaving: Arc::default() }
     }
 
     /// From now on not ready any more: new connections are to go to another replica.
@@ -115,7 +116,7 @@ impl Admin {
             ("/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
             ("/metrics", served) => self.metrics_page(served),
             ("/status", _) if audience == Audience::Everybody => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
-            ("/status", Some(served)) => served.status_page(),
+            ("/status", Some(served)) => served.status_page(&self.namespace),
             ("/ready" | "/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "objects or certificates are not there yet\n"),
             _ if audience == Audience::Everybody => text(StatusCode::NOT_FOUND, "there are /live, /ready and /metrics\n"),
             _ => text(StatusCode::NOT_FOUND, "there are /live, /ready, /metrics and /status\n"),
@@ -135,7 +136,7 @@ impl Admin {
 }
 
 impl Served {
-    fn status_page(&self) -> Response<Full<Bytes>> {
+    fn status_page(&self, namespace: &str) -> Response<Full<Bytes>> {
         let Self { views, sidecars } = self;
         let view = views.borrow().clone();
         let page = StatusPage {
@@ -143,7 +144,7 @@ impl Served {
             problems: view.report().problems.clone(),
             objects: view.statuses().to_vec(),
             sidecars: sidecars.report(),
-            naked: naked(view.snapshot(), NAMESPACE),
+            naked: naked(view.snapshot(), namespace),
         };
         match serde_json::to_vec(&page) {
             Ok(page) => typed(StatusCode::OK, "application/json", page),
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn who_is_outside_the_pod_sees_health_and_metrics_only() {
-        let admin = Admin::new(Arc::new(Metrics::new().unwrap()));
+        let admin = Admin::new("heddle-system", Arc::new(Metrics::new().unwrap()));
         let status = |path: &str, audience| admin.answer(&Request::get(path).body(()).unwrap(), audience).status();
         for (path, everybody, local) in [
             ("/live", StatusCode::OK, StatusCode::OK),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
-/// The control plane's own workload name, which sidecars expect at the other end.
+/// Where the control plane runs unless it is told otherwise. Sidecars expect the namespace that their address of it names.
 pub const NAMESPACE: &str = "heddle-system";
 /// The control plane's own service account.
 pub const SERVICE_ACCOUNT: &str = "heddle-control-plane";
@@ -96,16 +96,16 @@ impl Ca {
         let directory = state.join("ca");
         let authority = CertificateAuthority::load_or_create(&directory, trust_domain, now)?;
         write_roots(&directory.join(ROOTS_FILE), &authority.trust_bundle().to_pem(trust_domain))?;
-        Self::new(authority)
+        Self::new(authority, NAMESPACE)
     }
 
-    /// Signs with an authority, and trusts it.
+    /// Signs with an authority, and trusts it, as the control plane of a namespace.
     ///
     /// # Errors
-    /// When its trust domain makes no SPIFFE id.
-    pub fn new(authority: CertificateAuthority) -> Result<Self, CaError> {
+    /// When its trust domain and the namespace make no SPIFFE id.
+    pub fn new(authority: CertificateAuthority, namespace: &str) -> Result<Self, CaError> {
         let trust_domain = authority.trust_domain().clone();
-        let own_id = SpiffeId::workload(&trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
+        let own_id = SpiffeId::workload(&trust_domain, namespace, SERVICE_ACCOUNT)?;
         let trust = Arc::new(authority.trust_bundle().clone());
         let (issuing, _) = watch::channel(Arc::new(Issuing { authority: Arc::new(authority), trust }));
         Ok(Self { trust_domain, own_id, issuing })

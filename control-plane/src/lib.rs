@@ -165,7 +165,11 @@ impl ControlPlane {
     /// When an address is in use, or files that it needs are unusable. Objects never keep it from starting.
     pub async fn start(config: Config) -> Result<Self, RunError> {
         let Config { listen, admin: admin_address, mode } = config;
-        let mut starting = Starting::new()?;
+        let namespace = match &mode {
+            Mode::Local(_) => ca::NAMESPACE,
+            Mode::Cluster(cluster) => &cluster.namespace,
+        };
+        let mut starting = Starting::new(namespace)?;
         let listener = bind(admin_address, "admin requests", "--admin").await?;
         let admin_address = local(&listener, admin_address);
         starting.admin(listener, Audience::Local);
@@ -227,10 +231,10 @@ impl ControlPlane {
 }
 
 impl Starting {
-    fn new() -> Result<Self, RunError> {
+    fn new(namespace: &str) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::new()?);
         let stopping = Stopping { closing: latest::Sender::new(false), stop: latest::Sender::new(false) };
-        Ok(Self { admin: Admin::new(metrics.clone()), metrics, tasks: Tasks::default(), stopping })
+        Ok(Self { admin: Admin::new(namespace, metrics.clone()), metrics, tasks: Tasks::default(), stopping })
     }
 
     /// Serves the admin endpoints.

@@ -149,7 +149,7 @@ impl Credentials {
             id: SpiffeId::workload(trust_domain, namespace, service_account)?,
             trust_domain: trust_domain.clone(),
             control_plane: control_plane.clone(),
-            control_plane_id: channel::control_plane_id(trust_domain)?,
+            control_plane_id: channel::control_plane_id(trust_domain, control_plane)?,
             token_file: token_file.clone(),
             trust_roots_file: trust_roots_file.clone(),
             context,

@@ -53,7 +53,7 @@ struct Webhooks {
 impl Webhooks {
     async fn start(namespaces: Fake) -> Self {
         let trust_domain = TRUST_DOMAIN.parse().unwrap();
-        let ca = Ca::new(CertificateAuthority::create(&trust_domain, unix_now()).unwrap()).unwrap();
+        let ca = Ca::new(CertificateAuthority::create(&trust_domain, unix_now()).unwrap(), crate::ca::NAMESPACE).unwrap();
         let (configs, config) = watch::channel(webhook::first(&ca, &webhook::names(SYSTEM)).unwrap().config());
         let mut roots = RootCertStore::empty();
         for root in ca.trust().roots(&trust_domain) {

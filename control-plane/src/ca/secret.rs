@@ -101,7 +101,7 @@ impl Store {
                     patience.succeeded();
                     let not_after = authority.not_after();
                     tracing::info!(namespace = self.namespace, secret = NAME, not_after, "certificate authority opened");
-                    return Ok((Ca::new(*authority)?, seen));
+                    return Ok((Ca::new(*authority, &self.namespace)?, seen));
                 }
                 Ok(None) => {
                     patience.succeeded();

@@ -99,7 +99,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn new(lifetime: Duration) -> Self {
         let authority = Arc::new(CertificateAuthority::create(&trust_domain(), unix_now()).unwrap());
-        Self { authority, id: control_plane_id(&trust_domain()).unwrap(), lifetime }
+        Self { authority, id: control_plane_id(&trust_domain(), &config("127.0.0.1:1").control_plane).unwrap(), lifetime }
     }
 }
 

@@ -20,7 +20,7 @@ const WINDOW_BYTES: u32 = 1024 * 1024;
 /// Never resolved: the connection is made before, and is verified by SPIFFE id. It only fills `:authority`.
 const NAME: &str = "http://heddle-control-plane";
 
-/// Where the control plane's workload lives; its identity follows from it.
+/// Where the control plane's workload lives when its address names no namespace; its identity follows from it.
 const NAMESPACE: &str = "heddle-system";
 const SERVICE_ACCOUNT: &str = "heddle-control-plane";
 
@@ -56,9 +56,12 @@ pub enum ChannelError {
     },
 }
 
-/// Who the control plane of a trust domain is.
-pub(crate) fn control_plane_id(trust_domain: &TrustDomain) -> Result<SpiffeId, heddle_identity::SpiffeIdError> {
-    SpiffeId::workload(trust_domain, NAMESPACE, SERVICE_ACCOUNT)
+/// Who the control plane of a trust domain is: its ServiceAccount in the namespace that its address names, as in
+/// `heddle-control-plane.heddle-system.svc`. So nobody who may make a ServiceAccount in another namespace can stand in for it.
+pub(crate) fn control_plane_id(trust_domain: &TrustDomain, at: &HostPort) -> Result<SpiffeId, heddle_identity::SpiffeIdError> {
+    let mut labels = at.host.split('.').skip(1);
+    let namespace = labels.next().filter(|_| labels.next() == Some("svc")).unwrap_or(NAMESPACE);
+    SpiffeId::workload(trust_domain, namespace, SERVICE_ACCOUNT)
 }
 
 /// Connects; the result serves calls until the connection ends, and then fails: it never connects again by itself.
@@ -106,4 +109,24 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_plane_is_of_the_namespace_that_its_address_names() {
+        let trust_domain = "cluster.local".parse().unwrap();
+        for (host, namespace) in [
+            ("heddle-control-plane.mesh.svc", "mesh"),
+            ("heddle-control-plane.mesh.svc.cluster.local", "mesh"),
+            ("127.0.0.1", "heddle-system"),
+            ("control.example.com", "heddle-system"),
+            ("localhost", "heddle-system"),
+        ] {
+            let id = control_plane_id(&trust_domain, &HostPort { host: host.to_owned(), port: 1 }).unwrap();
+            assert_eq!(id.as_str(), format!("spiffe://cluster.local/ns/{namespace}/sa/heddle-control-plane"), "{host}");
+        }
+    }
 }

@@ -103,7 +103,7 @@ impl Stream {
             namespace: config.namespace.clone(),
             workload: config.workload.clone(),
             control_plane: config.control_plane.clone(),
-            control_plane_id: channel::control_plane_id(&config.trust_domain)?,
+            control_plane_id: channel::control_plane_id(&config.trust_domain, &config.control_plane)?,
             discovery,
             credentials,
             rng,
