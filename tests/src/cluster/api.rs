@@ -58,9 +58,11 @@ impl Api {
     async fn call(&self, method: &str, path: &str, content_type: &str, body: Vec<u8>) -> Result<Value, Refusal> {
         let request = http::Request::builder().method(method).uri(path).header("content-type", content_type).body(body);
         let request = request.expect("a request");
-        self.client.request::<Value>(request).await.map_err(|error| match error {
-            kube::Error::Api(status) => Refusal { code: status.code, message: status.message },
-            other => Refusal { code: 0, message: other.to_string() },
+        self.client.request::<Value>(request).await.map_err(|error| {
+            if let kube::Error::Api(status) = error {
+                return Refusal { code: status.code, message: status.message };
+            }
+            Refusal { code: 0, message: error.to_string() }
         })
     }
 

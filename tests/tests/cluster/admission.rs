@@ -15,7 +15,7 @@ fn container<'a>(pod: &'a Pod, name: &str) -> &'a Value {
 
 /// Deployment, StatefulSet, DaemonSet, bare pod, a pod with init containers of its own (Jobs have their scenario); annotations; opting in
 /// and out by the pod's own label.
-pub async fn every_kind_of_pod(world: &World) {
+pub(crate) async fn every_kind_of_pod(world: &World) {
     let namespace = world.namespace("kinds", true).await;
     let elsewhere = world.namespace("elsewhere", false).await;
     let server = |name: &str| Workload::server(&namespace, name);
@@ -69,7 +69,7 @@ fn assert_refused(what: &str, outcome: Result<Value, Refusal>, words: &[&str]) {
 }
 
 /// Pods that cannot be meshed as they are, and how a workload's owner learns of it.
-pub async fn refusals_are_sentences(world: &World) {
+pub(crate) async fn refusals_are_sentences(world: &World) {
     let namespace = world.namespace("refused", true).await;
     let pod = |name: &str| Workload::server(&namespace, name);
     assert_refused("hostNetwork", world.api.create(&pod("host").spec(&json!({"hostNetwork": true})).pod()).await, &["hostNetwork"]);
@@ -108,7 +108,7 @@ async fn assert_invalid(what: &str, manifest: &Value, words: &[&str]) {
 
 /// What can never work is refused when it is written, with every field; what Gateway API has a condition for is a warning, and the
 /// condition; Gateways' routes are nobody's business here.
-pub async fn routes_and_policies_are_validated(world: &World) {
+pub(crate) async fn routes_and_policies_are_validated(world: &World) {
     let namespace = world.namespace("validated", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     let policy = json!({

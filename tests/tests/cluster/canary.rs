@@ -16,7 +16,7 @@ const ROUTES: &str = include_str!("../../../examples/canary/routes.yaml");
 const POLICY: &str = include_str!("../../../examples/canary/policy.yaml");
 
 /// The chart is there; a route of a kind that was installed after it is taken in without a restart; a pod gets its sidecar.
-pub async fn installed_from_nothing(world: &World) {
+pub(crate) async fn installed_from_nothing(world: &World) {
     let began = Instant::now();
     let namespace = world.namespace("first", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
@@ -65,7 +65,7 @@ fn share(tallies: &Tallies) -> f64 {
 }
 
 /// Shares by weight, the header's rule, an edit while requests are under way, the chain of three applications, and mTLS by the metrics.
-pub async fn by_weight_by_header_and_edited_live(world: &World) {
+pub(crate) async fn by_weight_by_header_and_edited_live(world: &World) {
     let namespace = shop(world).await;
     let route = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/reviews");
     world.accepted(&route).await;
@@ -151,7 +151,7 @@ async fn served_by_mtls(world: &World, namespace: &str) {
 
 /// Packets between the pods' network namespaces: TLS and nothing else between meshed pods; a pair outside the mesh shows that the same
 /// look finds what is in the clear.
-pub async fn nothing_in_the_clear_between_pods(world: &World) {
+pub(crate) async fn nothing_in_the_clear_between_pods(world: &World) {
     let meshed = world.namespace("wire", true).await;
     let outside = world.namespace("clear", false).await;
     let mut servers = Vec::new();

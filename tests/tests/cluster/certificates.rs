@@ -104,7 +104,7 @@ async fn token(world: &World, namespace: &str, account: &str, audience: &str, po
 }
 
 /// The right token gets a certificate; all others are refused, each for its own reason, and so is discovery in another's name.
-pub async fn only_its_own_token_proves_a_pod(world: &World) {
+pub(crate) async fn only_its_own_token_proves_a_pod(world: &World) {
     let namespace = world.namespace("tokens", true).await;
     for name in ["a", "b"] {
         world.api.apply(&account(&namespace, name)).await;
@@ -142,7 +142,7 @@ pub async fn only_its_own_token_proves_a_pod(world: &World) {
         heddle_tests::cluster::say(&format!("a token {what} is refused: {}", refusal.message()));
     }
     door.discover(&context, &namespace, "pod-a").await.unwrap_or_else(|e| panic!("discovery about the own pod: {e}"));
-    let refusal = door.discover(&context, &namespace, "pod-b").await.err().expect("discovery about another's pod is answered");
+    let refusal = door.discover(&context, &namespace, "pod-b").await.expect_err("discovery about another's pod is answered");
     assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
     let figure = "8 wrong tokens refused, the right one taken; discovery in another pod's name refused";
     world.report.figure("certificates", "proof of identity", figure);

@@ -52,7 +52,7 @@ async fn cost(pod: &Pod) -> (u64, f64, f64) {
 }
 
 /// Bytes of a sidecar that is under way, before and after.
-pub async fn ten_thousand_services_cost_nothing(world: &World) {
+pub(crate) async fn ten_thousand_services_cost_nothing(world: &World) {
     let namespace = world.namespace("used", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     world.start(&Workload::server(&namespace, "server").deployment(1)).await;

@@ -11,7 +11,7 @@ async fn call_of(world: &World, pod: &Pod, url: &str) -> Value {
 }
 
 /// In a strict namespace, so that whatever is answered came by mTLS, to exactly the pod that was dialled.
-pub async fn pod_ips_and_headless_services(world: &World) {
+pub(crate) async fn pod_ips_and_headless_services(world: &World) {
     let namespace = world.namespace("headless", true).await;
     world.api.apply(&strict(&namespace)).await;
     for name in ["web", "client"] {
@@ -65,7 +65,7 @@ pub async fn pod_ips_and_headless_services(world: &World) {
 }
 
 /// Meshed pods call what is not meshed, and are called from there until they are strict; bytes and HTTP alike.
-pub async fn clients_and_servers_outside_the_mesh(world: &World) {
+pub(crate) async fn clients_and_servers_outside_the_mesh(world: &World) {
     let meshed = world.namespace("inside", true).await;
     let outside = world.namespace("outside", false).await;
     let mut pods = Vec::new();

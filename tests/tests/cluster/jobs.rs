@@ -66,7 +66,7 @@ async fn watch(world: &World, job: &Value) -> Ends {
 }
 
 /// Jobs that succeed and that fail, against the same ones outside the mesh; and a CronJob by its schedule.
-pub async fn jobs_end_with_their_application(world: &World) {
+pub(crate) async fn jobs_end_with_their_application(world: &World) {
     let namespace = world.namespace("jobs", true).await;
     let outside = world.namespace("jobs-outside", false).await;
     server(world, &namespace).await;
@@ -120,7 +120,7 @@ async fn cron_jobs(world: &World, namespace: &str) {
 }
 
 /// The application's own init container, its first millisecond, and its `preStop` hook: each call is answered, through the mesh.
-pub async fn network_from_the_first_millisecond_to_the_last(world: &World) {
+pub(crate) async fn network_from_the_first_millisecond_to_the_last(world: &World) {
     let namespace = world.namespace("early", true).await;
     server(world, &namespace).await;
     let init = json!({

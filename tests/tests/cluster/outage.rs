@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 const OUTAGE: Duration = Duration::from_secs(20);
 
 /// Scaled to zero, and back.
-pub async fn without_a_control_plane(world: &World) {
+pub(crate) async fn without_a_control_plane(world: &World) {
     let namespace = world.namespace("outage", true).await;
     let elsewhere = world.namespace("outage-elsewhere", false).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
@@ -22,7 +22,7 @@ pub async fn without_a_control_plane(world: &World) {
     world.scale_control_plane(0).await;
     let began = Instant::now();
     let refused = world.api.create(&Workload::server(&namespace, "new").pod()).await;
-    let refusal = refused.err().expect("a pod starts without its sidecar while the control plane is away");
+    let refusal = refused.expect_err("a pod starts without its sidecar while the control plane is away");
     let words = ["inject.heddle.dev", "heddle-control-plane"];
     assert!(words.iter().all(|word| refusal.message.contains(word)), "the refusal does not name the webhook: {}", refusal.message);
     heddle_tests::cluster::say(&format!("refused: {}", refusal.message));

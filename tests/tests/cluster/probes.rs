@@ -13,7 +13,7 @@ fn all(probe: &Value) -> Value {
 }
 
 /// One pod for each way to probe; all become ready without a restart, and stay.
-pub async fn probes_work_in_strict_mode(world: &World) {
+pub(crate) async fn probes_work_in_strict_mode(world: &World) {
     let namespace = world.namespace("probes", true).await;
     world.api.apply(&strict(&namespace)).await;
     let probes = [

@@ -130,7 +130,7 @@ impl Prometheus {
 }
 
 /// Pods with and without sidecar, a Job that has ended, and both replicas.
-pub async fn a_real_prometheus_scrapes_everything(world: &World) {
+pub(crate) async fn a_real_prometheus_scrapes_everything(world: &World) {
     let namespace = world.namespace("prometheus", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     world.start(&Workload::server(&namespace, "server").deployment(2)).await;

@@ -18,7 +18,7 @@ const NEXT: &str = "test-next";
 const RESTLESS: [&str; 6] = ["events", "leases", "pods", "endpointslices", "controllerrevisions", "componentstatuses"];
 
 /// Takes stock.
-pub async fn before_anything(world: &World) {
+pub(crate) async fn before_anything(world: &World) {
     if world.api.find(heddle_tests::cluster::mesh::DEPLOYMENT).await.is_some() {
         say("the chart is installed already: what there was before it is not known, and only names will be looked at");
         return;
@@ -59,7 +59,7 @@ fn line(group: &str, plural: &str, object: &Value) -> String {
 }
 
 /// The chart with images of the next version: old sidecars go on, new pods get new ones, and both talk to each other.
-pub async fn upgraded_with_old_sidecars(world: &World) {
+pub(crate) async fn upgraded_with_old_sidecars(world: &World) {
     say("building images of the next version of the protocol");
     script::next_images(NEXT).await;
     let namespace = world.namespace("upgrade", true).await;
@@ -99,7 +99,7 @@ fn sidecar_image(pod: &Value) -> String {
 }
 
 /// Uninstalled: nothing of it is left, not in the namespaces of applications either, and those go on.
-pub async fn uninstalled_without_a_trace(world: &World) {
+pub(crate) async fn uninstalled_without_a_trace(world: &World) {
     let namespace = world.namespace("left", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     world.start(&Workload::server(&namespace, "server").deployment(1)).await;

@@ -18,7 +18,7 @@ const GROWTH_MAX: u64 = 4 * 1024 * 1024;
 const STEPS: [u32; 4] = [20, 50, 80, 100];
 
 /// Certificates of one minute, a load over three protocols, and one disturbance after the other until the time is over.
-pub async fn an_hour_of_disturbances(world: &World) {
+pub(crate) async fn an_hour_of_disturbances(world: &World) {
     let minutes = std::env::var("HEDDLE_SOAK_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(MINUTES);
     let end = Instant::now() + Duration::from_secs(60 * minutes);
     world.mesh_config(&json!({"certificateLifetime": "1m"})).await;
@@ -61,7 +61,7 @@ pub async fn an_hour_of_disturbances(world: &World) {
 }
 
 /// More and more meshed pods on the one node; what each sidecar and the control plane take.
-pub async fn as_many_pods_as_fit(world: &World) {
+pub(crate) async fn as_many_pods_as_fit(world: &World) {
     let namespace = world.namespace("dense", true).await;
     let pods = Workload::new(&namespace, "pod", &["hold"]);
     for step in STEPS {

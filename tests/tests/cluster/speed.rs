@@ -40,7 +40,7 @@ async fn in_force(world: &World, clients: &[Pod], url: &str, app: &str, change: 
 }
 
 /// Weights of a route, and endpoints of a Service, changed again and again; from the request to the API server to the last sidecar.
-pub async fn changes_are_in_force(world: &World) {
+pub(crate) async fn changes_are_in_force(world: &World) {
     let namespace = world.namespace("speed", true).await;
     for version in ["v1", "v2"] {
         world.api.apply(&account(&namespace, version)).await;
@@ -104,7 +104,7 @@ async fn memory(world: &World, pods: &[Pod]) {
 }
 
 /// From the creation of a pod to its condition Ready, with and without the mesh, in turns.
-pub async fn a_pods_start(world: &World) {
+pub(crate) async fn a_pods_start(world: &World) {
     let meshed = world.namespace("start", true).await;
     let outside = world.namespace("start-outside", false).await;
     let (mut with, mut without) = (Vec::new(), Vec::new());

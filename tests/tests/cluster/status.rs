@@ -13,7 +13,7 @@ fn condition<'a>(conditions: &'a [Value], kind: &str) -> Option<&'a Value> {
 }
 
 /// A good route, one whose backend is missing until it comes, and a policy, all with their conditions, in force in both clients.
-pub async fn status_says_what_is_in_force(world: &World) {
+pub(crate) async fn status_says_what_is_in_force(world: &World) {
     let namespace = world.namespace("status", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     world.start(&Workload::server(&namespace, "server").deployment(1)).await;

@@ -23,7 +23,7 @@ struct Running {
 static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
 
 /// From here on every new certificate lives for one minute.
-pub async fn begin(world: &World) {
+pub(crate) async fn begin(world: &World) {
     world.mesh_config(&json!({"certificateLifetime": "1m"})).await;
     let namespace = world.namespace("minute", true).await;
     world.keep(&namespace);
@@ -36,7 +36,7 @@ pub async fn begin(world: &World) {
 }
 
 /// Waits for the rest of the ten minutes.
-pub async fn end(world: &World) {
+pub(crate) async fn end(world: &World) {
     let Some(Running { namespace, load, since }) = RUNNING.lock().unwrap().take() else {
         panic!("ten_minutes::begin did not run, or failed: name both in the filter")
     };

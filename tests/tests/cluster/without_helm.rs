@@ -39,7 +39,7 @@ async fn check(args: &[&str]) -> (bool, String) {
 }
 
 /// From nothing to a mesh and back.
-pub async fn checked_installed_upgraded_and_removed(world: &World) {
+pub(crate) async fn checked_installed_upgraded_and_removed(world: &World) {
     if world.api.find(DEPLOYMENT).await.is_some() {
         say("the chart is installed by Helm: the command says so, and Helm takes it away");
         let refusal = heddle(&["upgrade"]).await.unwrap_err();

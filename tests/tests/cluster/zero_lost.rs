@@ -9,10 +9,15 @@ use heddle_tests::cluster::workload::{ALL_PORTS, Workload, service, split};
 use heddle_tests::cluster::{World, say, script};
 use serde_json::json;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// All that the client calls.
 const URLS: [&str; 3] = ["http://server/", "h2c://server:81/", "grpc://server:82"];
+
+/// Between two pods that are asked for.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// The kubelet looks once a second, and EndpointSlice controller and kube-proxy follow.
+const GONE_FROM_SERVICE: Duration = Duration::from_secs(5);
 
 fn deployment(namespace: &str, name: &str) -> String {
     path("apps/v1", "Deployment", Some(namespace), name)
@@ -40,7 +45,7 @@ impl Watch<'_> {
 }
 
 /// Rolling restarts, scaling, a killed leader, kube-proxy and the API server.
-pub async fn restarts_and_scaling(world: &World) {
+pub(crate) async fn restarts_and_scaling(world: &World) {
     let namespace = world.namespace("zero", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     world.api.apply(&service(&namespace, "reports", "reports", &ALL_PORTS)).await;
@@ -67,12 +72,19 @@ pub async fn restarts_and_scaling(world: &World) {
         .await;
     let asked = reports.ask("/stats").await["asked"].clone();
     assert_eq!((&asked["/ok"], &asked["/failed"]), (&json!(2), &json!(null)), "the peers' own requests, told at their end: {asked}");
+    let injection = Injection { world, namespace: &namespace };
     watch
         .during("rolling restart of the control plane", async {
-            let _took = world.restart(DEPLOYMENT).await;
+            injection
+                .unnoticed("rolling restart of the control plane", async {
+                    let _took = world.restart(DEPLOYMENT).await;
+                })
+                .await;
         })
         .await;
-    watch.during("leader killed, a pod injected at once", leader_killed(world, &namespace)).await;
+    let deleted = Box::pin(injection.unnoticed("leader's pod deleted", leader_deleted(world)));
+    watch.during("leader's pod deleted", deleted).await;
+    watch.during("leader's process killed, a Deployment made at once", Box::pin(leader_killed(&injection))).await;
     for program in ["kube-proxy", "kube-apiserver"] {
         watch.during(&format!("{program} restarted"), async { drop(script::cluster("restart", &[program, "3"]).await) }).await;
     }
@@ -88,22 +100,78 @@ pub async fn restarts_and_scaling(world: &World) {
     all.assert_flawless("all of it");
 }
 
-/// Kills the leader's process; another replica leads, and new pods get their sidecars meanwhile.
-async fn leader_killed(world: &World, namespace: &str) {
+/// Asks for pods in a namespace of the mesh while something happens to the control plane; as dry runs, ten a second.
+struct Injection<'a> {
+    world: &'a World,
+    namespace: &'a str,
+}
+
+impl Injection<'_> {
+    /// How many were asked for, and the refusals, each with its time since the beginning.
+    async fn during(&self, disturbance: impl Future<Output = ()>) -> (usize, Vec<(Duration, String)>) {
+        let (began, mut asked, mut refusals) = (Instant::now(), 0, Vec::new());
+        let pod = Workload::server(self.namespace, "dry-run").pod();
+        let path = format!("/api/v1/namespaces/{}/pods?dryRun=All", self.namespace);
+        let asking = async {
+            loop {
+                asked += 1;
+                match self.world.api.post(&path, &pod).await {
+                    Ok(made) => assert!(made.to_string().contains("heddle-sidecar"), "a pod without its sidecar: {made}"),
+                    Err(refusal) => refusals.push((began.elapsed(), refusal.message)),
+                }
+                sleep(ASK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = asking => {}
+            () = disturbance => {}
+        }
+        (asked, refusals)
+    }
+
+    /// None is refused.
+    async fn unnoticed(&self, what: &str, disturbance: impl Future<Output = ()>) {
+        let (asked, refusals) = self.during(disturbance).await;
+        self.world.report.figure("zero lost", &format!("{what}: injection"), format!("{} of {asked} pods refused", refusals.len()));
+        assert!(refusals.is_empty(), "{} of {asked} pods were refused during: {what}: {refusals:#?}", refusals.len());
+    }
+}
+
+/// The leader ends as pods do: the other replica takes the Lease at once.
+async fn leader_deleted(world: &World) {
     let (leader, holder) = (world.leader().await, world.lease_holder().await);
-    leader.kill("heddle-control-plane");
-    let began = Instant::now();
-    let pod = world.start_pod(&Workload::server(namespace, "meanwhile").pod()).await;
-    assert!(pod.is_injected());
-    world.report.figure("zero lost", "a pod made while the leader is dead is ready after", seconds(began.elapsed()));
-    let since = began.elapsed();
-    let taken: Duration = since + world.another_leader(&holder).await;
-    world.report.figure("zero lost", "another replica holds the Lease after (at most)", millis(taken));
+    world.api.delete(&leader.path()).await;
+    let taken = world.another_leader(&holder).await;
+    world.report.figure("zero lost", "another replica leads, after the leader's pod was deleted", millis(taken));
+    world.gone(&leader).await;
     world.rolled_out(DEPLOYMENT).await;
 }
 
+/// Kills the leader's process. Another replica leads once the Lease is over. Whoever asks for a pod by itself in the moment until the dead
+/// replica leaves its Service may be refused: the API server tries a webhook's Service once. Deployments and Jobs ask again.
+async fn leader_killed(injection: &Injection<'_>) {
+    let (world, namespace) = (injection.world, injection.namespace);
+    let (leader, holder) = (world.leader().await, world.lease_holder().await);
+    let began = Instant::now();
+    let disturbance = async {
+        leader.kill("heddle-control-plane");
+        let pods = world.start(&Workload::server(namespace, "meanwhile").deployment(1)).await;
+        assert!(pods.iter().all(heddle_tests::cluster::pod::Pod::is_injected));
+        let ready = began.elapsed();
+        world.report.figure("zero lost", "a Deployment made when the leader is killed is ready after", seconds(ready));
+        world.another_leader(&holder).await;
+        world.report.figure("zero lost", "another replica leads, after the leader was killed", millis(began.elapsed()));
+        world.rolled_out(DEPLOYMENT).await;
+    };
+    let (asked, refusals) = injection.during(disturbance).await;
+    let last = refusals.last().map(|(at, _)| *at).unwrap_or_default();
+    let figure = format!("{} of {asked} pods refused, the last one after {}", refusals.len(), millis(last));
+    world.report.figure("zero lost", "leader killed: injection of pods asked for once", figure);
+    assert!(last <= GONE_FROM_SERVICE, "pods are refused for {last:?} after the leader was killed: {refusals:#?}");
+}
+
 /// From 0 to 100 % in steps of ten, over all three protocols.
-pub async fn canary_in_steps(world: &World) {
+pub(crate) async fn canary_in_steps(world: &World) {
     let namespace = world.namespace("steps", true).await;
     world.api.apply(&service(&namespace, "server", "none", &ALL_PORTS)).await;
     for version in ["v1", "v2"] {
