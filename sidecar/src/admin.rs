@@ -120,7 +120,7 @@ impl Admin {
 
     /// Serves until `ended`; open connections are then closed. Cancel safe in the same way.
     pub async fn serve(self, listener: TcpListener, ended: impl Future<Output = ()>) {
-        server::serve(listener, ended, move |request| std::future::ready(self.answer(&request))).await;
+        server::serve(listener, ended, move |request| std::future::ready(Some(self.answer(&request)))).await;
     }
 
     /// A page that anybody may see; `None`: it is none of them.

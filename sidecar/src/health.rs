@@ -53,12 +53,13 @@ impl Health {
         .await;
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// `None`: only the end of the connection says it.
+    async fn answer(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
         if request.body().size_hint().lower() > 0 {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body\n");
+            return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "no request here has a body\n"));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+            return Some(text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"));
         }
         let path = request.uri().path();
         if path == "/ready" {
@@ -67,7 +68,7 @@ impl Health {
         if let Some(name) = path.strip_prefix("/probe/") {
             return self.probe(name, request).await;
         }
-        self.admin.public(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, PATHS))
+        Some(self.admin.public(path).unwrap_or_else(|| text(StatusCode::NOT_FOUND, PATHS)))
     }
 
     /// Waits a little for a sidecar that is only starting: the kubelet asks once a second, and the pod would wait for its next question.
@@ -81,18 +82,22 @@ impl Health {
         }
     }
 
-    async fn probe(&self, name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn probe(&self, name: &str, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
         let Some(probe) = self.probes.get(name) else {
-            return text(
-                StatusCode::NOT_FOUND,
-                format!("the sidecar was not told of a probe {name}: was the pod changed after injection?\n"),
-            );
+            let reason = format!("the sidecar was not told of a probe {name}: was the pod changed after injection?\n");
+            return Some(text(StatusCode::NOT_FOUND, reason));
         };
         let kind = name.rsplit('/').next().unwrap_or_default();
         let asked = Asked { kind, agent: request.headers().get(USER_AGENT), ips: &self.ips };
         match probe.check(asked).await {
-            Ok(()) => text(StatusCode::OK, "well\n"),
-            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: {reason}\n")),
+            Ok(()) => Some(text(StatusCode::OK, "well\n")),
+            // The kubelet takes any answer for a hook that was heard: one that was not must look as it does without us, and starts the
+            // container again.
+            Err(reason) if asked.is_hook() => {
+                tracing::warn!(hook = name, %reason, "the application did not hear its hook");
+                None
+            }
+            Err(reason) => Some(text(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: {reason}\n"))),
         }
     }
 }

@@ -99,7 +99,7 @@ pub struct Asked<'a> {
 
 impl Asked<'_> {
     /// Whether it is a hook: the kubelet takes any answer to one.
-    fn is_hook(&self) -> bool {
+    pub fn is_hook(&self) -> bool {
         matches!(self.kind, "post-start" | "pre-stop")
     }
 

@@ -6,7 +6,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -28,13 +27,18 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(900);
 /// A pause after the listener failed (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Nothing is answered: the connection ends instead.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no answer to this")]
+struct Unanswered;
+
 /// Serves until `ended`; open connections are then closed. Cancel safe in the same way.
 ///
-/// `answer` need not read bodies: hyper closes the connection of a client that sends one.
+/// `answer` need not read bodies: hyper closes the connection of a client that sends one. Where it gives none, the connection ends.
 pub(crate) async fn serve<A, F>(listener: TcpListener, ended: impl Future<Output = ()>, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Option<Response<Full<Bytes>>>> + Send + 'static,
 {
     let mut ended = pin!(ended);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -70,11 +74,11 @@ where
 async fn connection<A, F>(stream: TcpStream, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Send,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Option<Response<Full<Bytes>>>> + Send + 'static,
 {
     let service = service_fn(|request| {
         let answer = answer(request);
-        async { Ok::<_, Infallible>(answer.await) }
+        async { answer.await.ok_or(Unanswered) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -189,3 +189,27 @@ async fn connections_are_bounded() {
     waiting.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
 }
+
+/// Asks a health server on a connection of its own; what came back, as text.
+async fn asked(address: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_hook_that_the_application_did_not_hear_is_not_answered() {
+    let running = Running::start().await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let probe = serde_json::json!({"http": {"port": nobody, "path": "/"}, "timeoutSeconds": 1});
+    let probes = serde_json::from_value(serde_json::json!({"app/post-start": probe, "app/readiness": probe})).unwrap();
+    let health = crate::health::Health::new(running.admin.clone(), probes, &[std::net::Ipv4Addr::LOCALHOST.into()]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(health.serve(listener, std::future::pending()));
+    assert!(asked(address, "/probe/app/readiness").await.starts_with("HTTP/1.1 503"));
+    assert_eq!(asked(address, "/probe/app/post-start").await, "");
+}
