@@ -58,6 +58,14 @@ pub enum SecretError {
         /// Which part.
         key: &'static str,
     },
+    /// It had an authority of somebody else's, and has nothing now.
+    #[error(
+        "Secret {namespace}/{NAME} is empty, and held an outside authority, which stays in use until this process ends: write it again"
+    )]
+    Emptied {
+        /// Where it is.
+        namespace: String,
+    },
     /// Its content makes no authority.
     #[error("Secret {namespace}/{NAME} makes no certificate authority: {}", Chain(source))]
     Unusable {
@@ -163,6 +171,15 @@ impl Store {
         }
     }
 
+    /// Writes an authority of our own making back; that of an outside CA is its owner's to write.
+    async fn refill(&self, secret: Secret, authority: &CertificateAuthority) -> Result<(), SecretError> {
+        let roots = authority.trust_bundle().to_pem(&self.trust_domain);
+        if roots.contains(authority.to_pem().certificate.trim()) {
+            return self.fill(secret, authority).await;
+        }
+        Err(SecretError::Emptied { namespace: self.namespace.clone() })
+    }
+
     fn refused(&self, source: ApiError) -> SecretError {
         SecretError::Api { namespace: self.namespace.clone(), source }
     }
@@ -193,8 +210,13 @@ pub async fn keep(store: Store, ca: Arc<Ca>, mut seen: Seen, lifetime: impl Fn()
         }
         let (authority, found) = match store.look().await {
             Ok(Found::Authority(authority, found)) => (Arc::new(*authority), found),
-            Ok(Found::Empty(_)) => {
-                tokio::time::sleep(patience.failed(&"the Secret is empty now; the last authority stays in use")).await;
+            Ok(Found::Empty(secret)) => {
+                // Somebody has replaced it by the chart's: without its content the next start would make another root.
+                let refilled = store.refill(*secret, &ca.authority()).await;
+                let reason = refilled
+                    .err()
+                    .map_or_else(|| "the Secret was empty; the authority in use was written back".to_owned(), |e| e.to_string());
+                tokio::time::sleep(patience.failed(&reason)).await;
                 continue;
             }
             Err(error) => {

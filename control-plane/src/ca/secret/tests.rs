@@ -145,3 +145,22 @@ async fn a_changed_secret_is_trusted_first_then_signs_and_the_old_root_fades() {
     assert!(!changes.has_changed().unwrap());
     keeping.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_was_emptied_is_filled_again_with_the_authority_in_use() {
+    let server = Server::new(Value::Null);
+    let (_leading, leads) = leadership(true);
+    let store = server.store();
+    let (ca, seen) = store.open(&leads).await.unwrap();
+    let (ca, before) = (Arc::new(ca), server.secret.lock().unwrap().0.clone());
+    let keeping = tokio::spawn(keep(store, ca.clone(), seen, || Duration::from_secs(60)));
+    {
+        let mut secret = server.secret.lock().unwrap();
+        *secret = (Value::Null, secret.1 + 1);
+    }
+    tokio::time::sleep(LOOK * 2).await;
+    assert_eq!(server.secret.lock().unwrap().0, before);
+    tokio::time::sleep(LOOK * 2).await;
+    assert_eq!(ca.trust().roots(&domain()).len(), 1);
+    keeping.abort();
+}
