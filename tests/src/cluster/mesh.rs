@@ -132,6 +132,11 @@ impl World {
         pod.metrics().await
     }
 
+    /// When the Lease was renewed last.
+    pub async fn lease_renewed(&self) -> String {
+        self.api.get(LEASE).await["spec"]["renewTime"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Waits until another pod than `before` holds the Lease, and says how long that took.
     ///
     /// # Panics

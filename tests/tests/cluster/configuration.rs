@@ -56,7 +56,7 @@ pub(crate) async fn ten_thousand_services_cost_nothing(world: &World) {
     let namespace = world.namespace("used", true).await;
     world.api.apply(&service(&namespace, "server", "server", &ALL_PORTS)).await;
     world.start(&Workload::server(&namespace, "server").deployment(1)).await;
-    let load = Load::start(world, &namespace, "client", &["http://server/", "--busy", "2", "--idle", "1", "--fresh", "1"]).await;
+    let load = Load::start(world, &namespace, "client", &["http://server/", "--busy", "2", "--idle", "0", "--fresh", "1"]).await;
     // Warm: what traffic alone makes of a fresh sidecar's memory is behind it.
     load.more(world, 100).await;
     let before = cost(&load.pod).await;
