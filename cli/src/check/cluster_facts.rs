@@ -122,7 +122,11 @@ pub(super) async fn definitions(cluster: &Cluster, pre: bool) -> Vec<Finding> {
         ([], [], false) => Finding::good(NAME, format!("all {found} are of heddle {}", chart::VERSION)),
         ([], [], true) => Finding::warning(NAME, format!("all {found} are there already"), "see the check `installation`"),
         (_, [], true) => Finding::good(NAME, "none is in the way"),
-        (absent, [], false) => Finding::failure(NAME, format!("absent: {}", absent.join(", ")), "heddle install; heddle upgrade, or helm upgrade, where the mesh is here already"),
+        (absent, [], false) => Finding::failure(
+            NAME,
+            format!("absent: {}", absent.join(", ")),
+            "heddle install; heddle upgrade, or helm upgrade, where the mesh is here already",
+        ),
         (_, other, _) => {
             Finding::warning(NAME, other.join("; "), "bring the mesh and this command to one version: heddle upgrade, or helm upgrade")
         }
