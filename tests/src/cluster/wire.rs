@@ -12,6 +12,10 @@ use tokio::time::timeout;
 
 /// The bridge of the node (`tests/cluster`, cni.conflist).
 const BRIDGE: &str = "cni0";
+/// The longest packet: whole segments of the sender's, before they are cut for a wire that is not there.
+const LONGEST: &str = "65535";
+/// The kernel's buffer has a place of the longest packet's size for each: a thousand, so that none is lost while this machine is busy.
+const BUFFER_KIB: &str = "65536";
 /// The global header of the format (draft-ietf-opsawg-pcap).
 const HEADER: usize = 24;
 /// Before each packet.
@@ -45,7 +49,23 @@ impl Capture {
     pub async fn start() -> Self {
         let mut command = Command::new("nsenter");
         // Without a fork, so that the child is tcpdump itself.
-        command.args(["-t", &node_pid(), "-n", "tcpdump", "-i", BRIDGE, "--immediate-mode", "-U", "-s", "0", "-w", "-", "tcp"]);
+        command.args([
+            "-t",
+            &node_pid(),
+            "-n",
+            "tcpdump",
+            "-i",
+            BRIDGE,
+            "--immediate-mode",
+            "-U",
+            "-s",
+            LONGEST,
+            "-B",
+            BUFFER_KIB,
+            "-w",
+            "-",
+            "tcp",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("nsenter and tcpdump: {e}"));
         let mut lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
