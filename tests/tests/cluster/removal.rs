@@ -55,7 +55,13 @@ fn line(group: &str, plural: &str, object: &Value) -> String {
     let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
     let finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
     let own: Vec<_> = finalizers.iter().filter(|f| f.to_string().contains("heddle")).map(ToString::to_string).collect();
-    format!("{plural}.{group} {}/{} {}", field("namespace"), field("name"), own.join(","))
+    // A cluster IP is its Service's.
+    let owner = &object["spec"]["parentRef"];
+    let (namespace, name) = match (owner["namespace"].as_str(), owner["name"].as_str()) {
+        (Some(namespace), Some(name)) if plural == "ipaddresses" => (namespace.to_owned(), name.to_owned()),
+        _ => (field("namespace"), field("name")),
+    };
+    format!("{plural}.{group} {namespace}/{name} {}", own.join(","))
 }
 
 /// The chart with images of the next version: old sidecars go on, new pods get new ones, and both talk to each other.
