@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cluster.rs    the world of the scenarios: cluster, images, mesh, namespaces
+//!   standstill  whether the machine itself stood still
 //!   script      the programs of tests/cluster, and others
 //!   api         the Kubernetes API: apply, get, wait
 //!   workload    objects that tests make: pods of the test application, Services, routes
@@ -22,6 +23,7 @@ pub mod mesh;
 pub mod pod;
 pub mod report;
 pub mod script;
+pub mod standstill;
 pub mod wire;
 pub mod workload;
 
@@ -66,6 +68,7 @@ impl World {
     /// When that fails, with what the programs said.
     pub async fn new() -> Self {
         let began = Instant::now();
+        standstill::watch();
         say("bringing the cluster up");
         script::cluster("up", &[]).await;
         let up = began.elapsed();
