@@ -66,41 +66,21 @@ impl Stored for Pod {
     }
 }
 
-/// By the Services that are its parents.
-impl Stored for HttpRoute {
-    type Index = ObjectKey;
+/// Declares routes, which are looked up by the Services that are their parents.
+macro_rules! by_parent {
+    ($($route:ty),+) => {
+        $(/// By the Services that are its parents.
+        impl Stored for $route {
+            type Index = ObjectKey;
 
-    fn index(key: &ObjectKey, route: &Self) -> BTreeSet<ObjectKey> {
-        parents(key, &route.spec.parent_refs)
-    }
+            fn index(key: &ObjectKey, route: &Self) -> BTreeSet<ObjectKey> {
+                parents(key, &route.spec.parent_refs)
+            }
+        })+
+    };
 }
 
-/// By the Services that are its parents.
-impl Stored for GrpcRoute {
-    type Index = ObjectKey;
-
-    fn index(key: &ObjectKey, route: &Self) -> BTreeSet<ObjectKey> {
-        parents(key, &route.spec.parent_refs)
-    }
-}
-
-/// By the Services that are its parents.
-impl Stored for TcpRoute {
-    type Index = ObjectKey;
-
-    fn index(key: &ObjectKey, route: &Self) -> BTreeSet<ObjectKey> {
-        parents(key, &route.spec.parent_refs)
-    }
-}
-
-/// By the Services that are its parents.
-impl Stored for TlsRoute {
-    type Index = ObjectKey;
-
-    fn index(key: &ObjectKey, route: &Self) -> BTreeSet<ObjectKey> {
-        parents(key, &route.spec.parent_refs)
-    }
-}
+by_parent!(HttpRoute, GrpcRoute, TcpRoute, TlsRoute);
 
 fn parents(route: &ObjectKey, references: &[ParentReference]) -> BTreeSet<ObjectKey> {
     let services = references.iter().filter(|parent| parent.is_service());

@@ -39,33 +39,16 @@ pub(crate) async fn begin(world: &World) {
 /// Waits for the rest of the ten minutes. Requests that failed while the machine itself stood still say nothing of certificates: the ten
 /// minutes are made once more, and then nothing is excused.
 pub(crate) async fn end(world: &World) {
-    let (running, failed) = rest(world).await;
-    if failed && let Some(standstill) = standstill::taken() {
+    let mut running = rest(world).await;
+    if running.load.tallies().await.failed() > 0
+        && let Some(standstill) = standstill::taken()
+    {
         say(&format!("requests failed, and the machine stood still for {standstill:?} meanwhile: ten minutes once more"));
         world.delete_namespace(&running.namespace).await;
         begin(world).await;
-        let (running, _) = rest(world).await;
-        return judge(world, running).await;
+        running = rest(world).await;
     }
-    judge(world, running).await;
-}
-
-/// Waits until the ten minutes are over; says whether any request failed.
-async fn rest(world: &World) -> (Running, bool) {
-    let Some(Running { namespace, load, since }) = RUNNING.lock().unwrap().take() else {
-        panic!("ten_minutes::begin did not run, or failed: name both in the filter")
-    };
-    if since.elapsed() < TEN_MINUTES {
-        say(&format!("waiting for {:.0} s more of ten minutes", (TEN_MINUTES - since.elapsed()).as_secs_f64()));
-        sleep_until(since + TEN_MINUTES).await;
-    }
-    load.more(world, 3).await;
-    let failed = load.tallies().await.failed() > 0;
-    (Running { namespace, load, since }, failed)
-}
-
-/// What the ten minutes have shown.
-async fn judge(world: &World, Running { namespace, load, since }: Running) {
+    let Running { namespace, load, since } = running;
     let all = load.tallies().await;
     world.report.figure("certificates", "lifetime 1 min, 10 min under load", all.words());
     all.assert_flawless("ten minutes with certificates of one minute");
@@ -75,4 +58,18 @@ async fn judge(world: &World, Running { namespace, load, since }: Running) {
     }
     world.mesh_config(&json!({"certificateLifetime": "24h"})).await;
     world.delete_namespace(&namespace).await;
+}
+
+/// Waits until the ten minutes of what [`begin`] began are over.
+async fn rest(world: &World) -> Running {
+    let Some(running) = RUNNING.lock().unwrap().take() else {
+        panic!("ten_minutes::begin did not run, or failed: name both in the filter")
+    };
+    let left = TEN_MINUTES.saturating_sub(running.since.elapsed());
+    if !left.is_zero() {
+        say(&format!("waiting for {:.0} s more of ten minutes", left.as_secs_f64()));
+        sleep_until(running.since + TEN_MINUTES).await;
+    }
+    running.load.more(world, 3).await;
+    running
 }
